@@ -1,0 +1,1 @@
+"""Values that cross a boundary: executor ↔ platform, SDK ↔ server. Imports nothing of perdure's but ids and clock."""

@@ -1,0 +1,143 @@
+"""What an executor and the platform tell each other about one execution of one run.
+
+JSON travels as text that was encoded once, at the edge: `output` is the JSON of a value, `types` the map that restores
+what JSON can't say (`sdk/values.py`). Instants are milliseconds since the epoch.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from msgspec import Struct
+
+from .runs import ErrorInfo, TaskStatus
+
+
+class TaskRecord(Struct, kw_only=True):
+    """The whole state of a task. Recording one replaces what was known of that task (a missing output is kept).
+
+    Attributes:
+        key: as written; JSON for a list key.
+        position: order of appearance in the run, for display.
+        seq: position in the run's history at which its completion (COMPLETED, ERRORED) was observed; from 1.
+        interrupted: position in the history at which user code cancelled it. A replay parks it until that happens again.
+        attempts: bodies started so far.
+        due_at: while WAITING, when it goes on; while RUNNING, the deadline of the body if it has been put down inside.
+        omitted: the output was left out of a claim for its size: `Journal.fetch_output` has it.
+        details: JSON {"description", "icon", "params", "properties", "style", "redact"}, only those that were given.
+    """
+
+    id: str
+    idempotency_key: str
+    key: str
+    name: str
+    status: TaskStatus
+    position: int
+    parent_id: str | None = None
+    seq: int | None = None
+    interrupted: int | None = None
+    attempts: int = 0
+    due_at: int | None = None
+    started_at: int | None = None
+    completed_at: int | None = None
+    output: str | None = None
+    types: str | None = None
+    error: ErrorInfo | None = None
+    details: str | None = None
+    omitted: bool = False
+
+
+class LogRecord(Struct, kw_only=True):
+    """A log line. `id` is derived from where it was written, so a replay writes the same line to no effect."""
+
+    id: str
+    level: str
+    message: str
+    at: int
+    data: str | None = None
+    task_id: str | None = None
+
+
+class EventRecord(Struct, kw_only=True):
+    """An event as stored; `payload` and `context` are JSON text."""
+
+    id: str
+    name: str
+    payload: str
+    timestamp: int
+    context: str | None = None
+    source: str = "trigger.dev"
+    is_test: bool = False
+
+
+class Claim(Struct, kw_only=True):
+    """A run handed to an executor, with all it needs to replay.
+
+    Attributes:
+        execution: 1, 2, 3 ...: the fence. Writes that carry an older one are refused.
+        crashes: executions before this one, in a row, that ended without a word and recorded nothing new.
+        spent_ms: time spent executing so far.
+        tasks: every task known, finished or not, in no particular order.
+        lease_expires_at: when others may take the run unless the lease is renewed.
+    """
+
+    run_id: str
+    execution: int
+    job_id: str
+    job_version: str
+    event: EventRecord
+    started_at: int
+    lease_expires_at: int
+    crashes: int = 0
+    spent_ms: int = 0
+    priority: int = 0
+    tasks: list[TaskRecord] = []
+
+
+class Completed(Struct, frozen=True):
+    """The run function returned; `output` is JSON."""
+
+    output: str
+    types: str | None = None
+
+
+class Failed(Struct, frozen=True):
+    """An error left the run function. `failed_tasks`: ids of the tasks it came from (what `continue_run` resets).
+
+    retry_at: the job's own `retry` policy gives it another execution then; the failed tasks are reset.
+    """
+
+    error: ErrorInfo
+    failed_tasks: list[str] = []
+    retry_at: int | None = None
+
+
+class Suspended(Struct, frozen=True):
+    """Nothing in the run can move before `wake_at`."""
+
+    wake_at: int
+
+
+class Yielded(Struct, frozen=True):
+    """The execution ended early on purpose (yield, shutdown, forced replay); go on as soon as possible."""
+
+    reason: str
+
+
+class TimedOut(Struct, frozen=True):
+    """The run used up its `max_duration`."""
+
+    limit_ms: int
+
+
+class InvalidPayload(Struct, frozen=True):
+    """The payload doesn't fit the job's schema. `issues`: [{"path": [...], "message": ...}] as an ErrorInfo's message."""
+
+    error: ErrorInfo
+
+
+class JobMissing(Struct, frozen=True):
+    """This process doesn't define the job."""
+
+
+Outcome: TypeAlias = Completed | Failed | Suspended | Yielded | TimedOut | InvalidPayload | JobMissing

@@ -1,0 +1,48 @@
+"""The two ports through which an executor knows the platform. Carriers implement them (embedded, HTTP, endpoint).
+
+An executor never touches storage: `Source` hands it runs, and the `Journal` of an execution takes what it records.
+"""
+
+from __future__ import annotations
+
+from asyncio import Future
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from perdure.schema.execution import Claim, LogRecord, Outcome, TaskRecord
+
+
+class Journal(Protocol):
+    """The record of one execution. Calls take effect in the order made; the fence travels with each."""
+
+    def record(self, tasks: Sequence[TaskRecord], logs: Sequence[LogRecord]) -> Future[bool]:
+        """Make tasks and logs durable, all or nothing. Starts at once, whether or not the future is awaited.
+
+        The result is True once they are durable, False if this execution no longer holds the run (nothing was written,
+        nor will anything it sends from now on). A passing unavailability is waited out inside. A future that fails
+        carries what was wrong with these very records; nothing of them was written. Never cancelled by the executor.
+        """
+        ...
+
+    def close(self, outcome: Outcome, tasks: Sequence[TaskRecord], logs: Sequence[LogRecord]) -> Future[bool]:
+        """End the execution: its last records and its outcome in one transaction. Result and errors as for `record`."""
+        ...
+
+    async def fetch_output(self, task_id: str) -> tuple[str | None, str | None]:
+        """The (output, types) of a task whose output a claim left out."""
+        ...
+
+
+class Source(Protocol):
+    """Where executions come from."""
+
+    async def claim(self, limit: int) -> list[tuple[Claim, Journal]]:
+        """Wait until at least one run can be executed, then take at most `limit`. Cancelling it takes nothing.
+
+        Claims of concurrent callers are disjoint. Their leases are kept renewed by the source until they are closed.
+        """
+        ...
+
+    def on_revoked(self, callback: Callable[[str, int, str], None]) -> None:
+        """Have `callback(run_id, execution, reason)` called when an execution lost its run (cancelled, lease lost)."""
+        ...
