@@ -1,0 +1,1 @@
+"""The `perdure` command: each module one group of commands, each command a few lines over a use case."""

@@ -1,0 +1,265 @@
+"""Runs for a terminal: a run as the tree of its tasks and log lines, and a table of runs. The demo draws with it too.
+
+Whatever users wrote (keys, messages, outputs) is shown as text: no markup and no control character in it takes effect.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from perdure.schema.runs import ErrorInfo, Log, Run, RunStatus, Task, TaskStatus
+
+VALUE_CHARS_MAX = 300
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_LEVEL_STYLES = {"DEBUG": "dim", "INFO": "cyan", "WARN": "yellow", "WARNING": "yellow", "ERROR": "red"}
+
+
+class RunTree:
+    """A run as a tree.
+
+    Args:
+        run: with its tasks and logs, as `get_run` returns it.
+        annotations: a remark by task id, shown at the task ("before the kill"); None for none.
+        stacks: also show the stack of each error.
+    """
+
+    def __init__(
+        self, run: Run, *, annotations: Mapping[str, str] | None = None, stacks: bool = False
+    ) -> None:
+        self._run = run
+        self._annotations = annotations or {}
+        self._stacks = stacks
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        run = self._run
+        tree = Tree(self._title(), guide_style="dim")
+        if run.payload is not None:
+            tree.add(_line(("payload ", "dim"), show_value(run.payload)))
+        self._grow(tree, ascii_only=options.ascii_only)
+        if run.error is not None:
+            tree.add(self._error(run.error, "run failed: "))
+        if run.reason:
+            tree.add(Text(plain(run.reason), "yellow"))
+        if run.status is RunStatus.COMPLETED:
+            tree.add(_line(("output ", "dim"), show_value(run.output)))
+        yield tree
+
+    def _title(self) -> Text:
+        run = self._run
+        facts = [f"{plain(run.job_id)} {plain(run.job_version)}", count(run.executions, "execution")]
+        if run.execution_duration:
+            facts.append(f"{show_duration(run.execution_duration)} executing")
+        if run.started_at and run.completed_at:
+            facts.append(f"done after {show_duration(run.completed_at - run.started_at)}")
+        if run.wake_at:
+            facts.append(f"goes on at {show_moment(run.wake_at)}")
+        if run.is_test:
+            facts.append("test")
+        return Text.assemble(
+            (run.id, "bold"),
+            "  ",
+            (run.status.label, f"bold {RUN_STYLES[run.status]}"),
+            (f"  {', '.join(facts)}\n", ""),
+            (f"created {show_moment(run.created_at)}", "dim"),
+        )
+
+    def _grow(self, tree: Tree, *, ascii_only: bool) -> None:
+        children = _by_parent(self._run)
+        unfinished: list[tuple[Tree, str | None]] = [(tree, None)]
+        while unfinished:
+            branch, parent_id = unfinished.pop()
+            for item in children.get(parent_id, ()):
+                if isinstance(item, Log):
+                    branch.add(_log_line(item))
+                    continue
+                twig = branch.add(self._task_line(item, ascii_only=ascii_only))
+                if item.error is not None:
+                    twig.add(self._error(item.error))
+                unfinished.append((twig, item.id))
+
+    def _task_line(self, task: Task, *, ascii_only: bool) -> Text:
+        sign, ascii_sign, style = TASK_SIGNS[task.status]
+        line = Text(overflow="ellipsis", no_wrap=True)
+        line.append(f"{ascii_sign if ascii_only else sign} ", style)
+        line.append(plain(task.name), "bold")
+        if task.name != task.key:
+            line.append(f" ({plain(task.key)})", "dim")
+        line.append("  " + ", ".join(self._task_facts(task)), "dim")
+        if task.id in self._annotations:
+            line.append(f"  {plain(self._annotations[task.id])}", "italic magenta")
+        if task.description:
+            line.append(f"  {plain(task.description)}")
+        if task.status is TaskStatus.COMPLETED and task.output is not None:
+            line.append("  = " + show_value(task.output))
+        return line
+
+    def _task_facts(self, task: Task) -> Iterator[str]:
+        if task.started_at and self._run.started_at:
+            yield f"at {show_duration(task.started_at - self._run.started_at)}"
+        if task.started_at and task.completed_at:
+            yield f"took {show_duration(task.completed_at - task.started_at)}"
+        if task.attempts > 1:
+            yield count(task.attempts, "attempt")
+        if task.delay_until:
+            yield f"until {show_moment(task.delay_until)}"
+        if task.status is not TaskStatus.COMPLETED:
+            yield task_label(task.status)
+
+    def _error(self, error: ErrorInfo, prefix: str = "") -> Text:
+        text = Text(prefix + plain(f"{error.name}: {error.message}" if error.message else error.name), "red")
+        if self._stacks and error.stack:
+            text.append("\n" + plain(error.stack.rstrip()), "dim")
+        return text
+
+
+class RunTable:
+    """Runs as a table, one line each."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self._runs = runs
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if not self._runs:
+            yield Text("no runs", "dim")
+            return
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for title in ("run", "status", "job", "created", "took", "executions"):
+            table.add_column(title, no_wrap=True, justify="right" if title == "executions" else "left")
+        table.add_column("", no_wrap=True, overflow="ellipsis", ratio=1)
+        for run in self._runs:
+            table.add_row(
+                Text(run.id),
+                Text(run.status.label, RUN_STYLES[run.status]),
+                Text(f"{plain(run.job_id)} {plain(run.job_version)}"),
+                Text(show_moment(run.created_at)),
+                Text(
+                    show_duration(run.completed_at - run.started_at)
+                    if run.started_at and run.completed_at
+                    else ""
+                ),
+                Text(str(run.executions)),
+                Text(_remark(run).partition("\n")[0], "dim"),
+            )
+        yield table
+
+
+RUN_STYLES: Mapping[RunStatus, str] = {
+    RunStatus.PENDING: "yellow",
+    RunStatus.QUEUED: "yellow",
+    RunStatus.WAITING_ON_CONNECTIONS: "yellow",
+    RunStatus.WAITING: "yellow",
+    RunStatus.EXECUTING: "blue",
+    RunStatus.COMPLETED: "green",
+    RunStatus.FAILED: "red",
+    RunStatus.CANCELLED: "bright_black",
+    RunStatus.TIMED_OUT: "red",
+    RunStatus.INVALID_PAYLOAD: "red",
+    RunStatus.UNRESOLVED_AUTH: "red",
+}
+
+# A task's sign, its sign where only ASCII can be written, its colour.
+TASK_SIGNS: Mapping[TaskStatus, tuple[str, str, str]] = {
+    TaskStatus.COMPLETED: ("✓", "+", "green"),
+    TaskStatus.ERRORED: ("✗", "x", "red"),
+    TaskStatus.RUNNING: ("▶", ">", "blue"),
+    TaskStatus.WAITING: ("◷", "~", "yellow"),
+    TaskStatus.PENDING: ("·", ".", "yellow"),
+    TaskStatus.CANCELED: ("⊘", "/", "bright_black"),
+}
+
+
+def task_label(status: TaskStatus) -> str:
+    """A task's status as people read it."""
+    return {TaskStatus.ERRORED: "failed", TaskStatus.CANCELED: "cancelled"}.get(status, status.value.lower())
+
+
+def plain(text: str) -> str:
+    """`text` with control characters (all but newline and tab) written out, so that a terminal doesn't obey them."""
+    return _CONTROL.sub(lambda found: found.group().encode("unicode_escape").decode("ascii"), text)
+
+
+def show_value(value: Any, chars_max: int = VALUE_CHARS_MAX) -> str:
+    """A value as compact JSON, cut at `chars_max`."""
+    try:
+        text = msgspec.json.encode(value, enc_hook=repr).decode()
+    except (TypeError, ValueError, msgspec.MsgspecError):
+        text = repr(value)
+    return plain(text if len(text) <= chars_max else text[: chars_max - 3] + "...")
+
+
+def show_moment(moment: datetime) -> str:
+    """ "2026-01-31 12:00:00 UTC"."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def show_duration(duration: timedelta) -> str:
+    """ "3 ms", "1.25 s", "4 min 5 s", "3 h 12 min", "2 d 3 h"."""
+    ms = round(duration / timedelta(milliseconds=1))
+    if ms < 1000:
+        return f"{ms} ms"
+    if ms < 60_000:
+        return f"{ms / 1000:.2f} s"
+    seconds = ms // 1000
+    for unit, size, smaller, part in (
+        ("d", 86_400, "h", 3_600),
+        ("h", 3_600, "min", 60),
+        ("min", 60, "s", 1),
+    ):
+        if seconds >= size:
+            rest = seconds % size // part
+            return f"{seconds // size} {unit} {rest} {smaller}" if rest else f"{seconds // size} {unit}"
+    raise AssertionError(seconds)
+
+
+def count(number: int, thing: str) -> str:
+    """ "1 attempt", "2 attempts"."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def _by_parent(run: Run) -> dict[str | None, list[Task | Log]]:
+    """Tasks and log lines by the id of the task they are in (None: the run itself or a task that isn't there).
+
+    Tasks keep their order; a line comes before the first task that began after it.
+    """
+    known = {task.id for task in run.tasks}
+    items: dict[str | None, list[Task | Log]] = {}
+    lines: dict[str | None, list[Log]] = {}
+    for log in reversed(run.logs):
+        lines.setdefault(log.task_id if log.task_id in known else None, []).append(log)
+    for task in run.tasks:
+        parent_id = task.parent_id if task.parent_id in known else None
+        siblings, waiting = items.setdefault(parent_id, []), lines.get(parent_id, [])
+        while waiting and task.started_at and waiting[-1].at < task.started_at:
+            siblings.append(waiting.pop())
+        siblings.append(task)
+    for parent_id, waiting in lines.items():
+        items.setdefault(parent_id, []).extend(reversed(waiting))
+    return items
+
+
+def _log_line(log: Log) -> Text:
+    level = log.level.upper()
+    line = _line((f"{level.lower()} ", _LEVEL_STYLES.get(level, "")), plain(log.message))
+    if log.data is not None:
+        line.append(f"  {show_value(log.data)}", "dim")
+    return line
+
+
+def _line(*parts: str | tuple[str, str]) -> Text:
+    return Text.assemble(*parts, overflow="ellipsis", no_wrap=True)
+
+
+def _remark(run: Run) -> str:
+    if run.reason:
+        return plain(run.reason)
+    return plain(f"{run.error.name}: {run.error.message}") if run.error else ""

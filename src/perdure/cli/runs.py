@@ -1,0 +1,155 @@
+"""`perdure runs`: look into a SQLite file, also while an engine works on it. Reads only."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+
+from perdure.engine.store import RunFilter, RunRow, Store
+from perdure.engine.views import to_run
+from perdure.errors import ConfigurationError, NotFoundError
+from perdure.schema.runs import Run, RunStatus
+from perdure.sdk.values import decode
+from perdure.store.sqlite.store import SqliteStore
+
+from .problems import run as run_command
+from .render import RunTable, RunTree
+
+app = typer.Typer(name="runs", help="Look into runs.", no_args_is_help=True)
+
+STATUSES = tuple(dict.fromkeys(RunStatus))
+_HEADER = b"SQLite format 3\x00"
+
+Database = Annotated[
+    str,
+    typer.Option(
+        "--db",
+        envvar="PERDURE_DATABASE_URL",
+        metavar="FILE",
+        help="The SQLite file, or its URL: jobs.db, sqlite:///jobs.db.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a picture.")]
+
+
+def parse_status(text: str) -> RunStatus:
+    """A status by what people see ("timed out"), its name or its value on the wire; case doesn't matter."""
+    if isinstance(text, RunStatus):  # click converts defaults a second time
+        return text
+    name = text.strip().upper().replace(" ", "_").replace("-", "_")
+    status = RunStatus.__members__.get(name)
+    if status is None:
+        known = ", ".join(status.label.lower() for status in STATUSES)
+        raise typer.BadParameter(f"{text!r} is no status; there are: {known}")
+    return status
+
+
+@app.command("list")
+def list_runs(
+    db: Database,
+    status: Annotated[
+        list[RunStatus] | None,
+        typer.Option("--status", parser=parse_status, metavar="STATUS", help="Only these; can be repeated."),
+    ] = None,
+    job: Annotated[str | None, typer.Option("--job", metavar="ID", help="Only runs of this job.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List runs, newest first."""
+    rows = run_command(_load_rows(db, RunFilter(job_id=job, statuses=tuple(status or ()), limit=limit)))
+    runs = [to_run(row, decode=decode) for row in rows]
+    if as_json:
+        _print_json([_in_brief(run) for run in runs])
+    else:
+        _console().print(RunTable(runs))
+
+
+@app.command("show")
+def show_run(
+    run_id: Annotated[str, typer.Argument(metavar="ID", help="The run, as `perdure runs list` shows it.")],
+    db: Database,
+    stacks: Annotated[bool, typer.Option("--stacks", help="Show where errors were raised.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show a run as the tree of its tasks."""
+    run = run_command(_load_run(db, run_id))
+    if as_json:
+        _print_json(run)
+    else:
+        _console().print(RunTree(run, stacks=stacks))
+
+
+async def _load_rows(db: str, filter: RunFilter) -> list[RunRow]:
+    async with _reader(db) as store:
+        return await store.list_runs(filter)
+
+
+async def _load_run(db: str, run_id: str) -> Run:
+    async with _reader(db) as store:
+        row = await store.get_run(run_id)
+        if row is None:
+            raise NotFoundError(kind="run", id=run_id)
+        return to_run(
+            row,
+            decode=decode,
+            event=await store.get_event(row.event_id),
+            tasks=await store.get_tasks(run_id),
+            logs=await store.get_logs(run_id),
+        )
+
+
+@asynccontextmanager
+async def _reader(db: str) -> AsyncGenerator[Store]:
+    """The store in the file that `db` names, opened for reading: never creates, migrates or locks it."""
+    store = SqliteStore.open(str(_existing_file(db)), environment="dev", read_only=True)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def _existing_file(db: str) -> Path:
+    scheme, separator, rest = db.partition("://")
+    if separator and scheme != "sqlite":
+        raise ConfigurationError(f"{scheme}://... can't be read by this command; --db takes a SQLite file")
+    path = Path(rest.removeprefix("/") if separator else db)
+    if not path.is_file():
+        raise ConfigurationError(
+            f"there is no file {str(path)!r}; --db takes the path that `client.embedded(...)` was given"
+        )
+    with path.open("rb") as file:
+        header = file.read(len(_HEADER))
+    if header != _HEADER:
+        raise ConfigurationError(f"{str(path)!r} is not a SQLite file, so no database of perdure's")
+    return path
+
+
+def _in_brief(run: Run) -> dict[str, Any]:
+    brief = msgspec.structs.asdict(run)
+    return {name: value for name, value in brief.items() if name not in {"payload", "tasks", "logs"}}
+
+
+def _print_json(value: Any) -> None:
+    encoded = msgspec.json.format(msgspec.json.encode(value, enc_hook=repr), indent=2)
+    sys.stdout.write(encoded.decode() + "\n")
+
+
+def _console() -> Console:
+    """Standard output. A pipe or a file has no width: lines are then cut late, so that nothing of use is lost."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # what users wrote may not fit the terminal's encoding
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 200
+    return console

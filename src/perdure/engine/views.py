@@ -1,0 +1,133 @@
+"""What is stored, as people see it: records and rows become `schema.runs` values. Pure.
+
+JSON is decoded by the caller's `decode(json, types)`, because the map of types is the SDK's matter (`sdk/values.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, TypeAlias, cast
+
+from perdure.clock import to_datetime
+from perdure.engine.store import RunRow
+from perdure.schema.execution import EventRecord, LogRecord, TaskRecord
+from perdure.schema.runs import Event, EventRun, Log, Run, Task, TaskStatus
+
+Decode: TypeAlias = Callable[[str, str | None], Any]
+"""`decode(json, types)` → the value; `types` as in TaskRecord."""
+
+REDACTED = "[REDACTED]"
+
+
+def to_run(
+    row: RunRow,
+    *,
+    decode: Decode,
+    event: EventRecord | None = None,
+    tasks: Sequence[TaskRecord] = (),
+    logs: Sequence[LogRecord] = (),
+) -> Run:
+    """A run with what is known of it; without its event the payload is None. Tasks and logs keep the order given."""
+    return Run(
+        id=row.id,
+        job_id=row.job_id,
+        job_version=row.job_version,
+        status=row.status,
+        event_id=row.event_id,
+        payload=None if event is None else decode(event.payload, None),
+        output=_decoded(decode, row.output, row.types),
+        error=row.error,
+        reason=row.reason,
+        is_test=row.is_test,
+        priority=row.priority,
+        executions=row.execution,
+        execution_duration=timedelta(milliseconds=row.spent_ms),
+        created_at=to_datetime(row.created_at),
+        started_at=_moment(row.started_at),
+        completed_at=_moment(row.completed_at),
+        wake_at=_moment(row.wake_at),
+        tasks=[to_task(record, decode=decode) for record in tasks],
+        logs=[to_log(record, decode=decode) for record in logs],
+    )
+
+
+def to_task(record: TaskRecord, *, decode: Decode) -> Task:
+    """A task, with the members that its `redact` names blanked in output and params."""
+    details: dict[str, Any] = decode(record.details, None) if record.details else {}
+    paths: list[str] = details.get("redact") or []
+    return Task(
+        id=record.id,
+        idempotency_key=record.idempotency_key,
+        key=record.key,
+        name=record.name,
+        status=record.status,
+        parent_id=record.parent_id,
+        attempts=record.attempts,
+        delay_until=_moment(record.due_at) if record.status is TaskStatus.WAITING else None,
+        started_at=_moment(record.started_at),
+        completed_at=_moment(record.completed_at),
+        output=redact(_decoded(decode, record.output, record.types), paths),
+        error=record.error,
+        description=details.get("description"),
+        icon=details.get("icon"),
+        params=redact(details.get("params"), paths),
+        properties=details.get("properties") or [],
+        style=details.get("style"),
+    )
+
+
+def to_log(record: LogRecord, *, decode: Decode) -> Log:
+    """A log line."""
+    return Log(
+        level=record.level,
+        message=record.message,
+        at=to_datetime(record.at),
+        data=_decoded(decode, record.data, None),
+        task_id=record.task_id,
+    )
+
+
+def to_event(
+    record: EventRecord, *, decode: Decode, runs: Sequence[RunRow] = (), delivered_at: int | None = None
+) -> Event:
+    """An event with the runs that it caused."""
+    return Event(
+        id=record.id,
+        name=record.name,
+        payload=decode(record.payload, None),
+        context=_decoded(decode, record.context, None),
+        source=record.source,
+        timestamp=to_datetime(record.timestamp),
+        delivered_at=_moment(delivered_at),
+        is_test=record.is_test,
+        runs=[EventRun(id=row.id, job_id=row.job_id, status=row.status) for row in runs],
+    )
+
+
+def redact(value: Any, paths: Sequence[str]) -> Any:
+    """A copy of `value` in which the members at dotted `paths` read "[REDACTED]" (Protocol, redaction and display).
+
+    A path that leads nowhere changes nothing; the value given isn't touched.
+    Example: `redact({"user": {"token": "s3cret"}}, ["user.token"])` → `{"user": {"token": "[REDACTED]"}}`
+    """
+    for path in paths:
+        value = _blanked(value, path.split("."))
+    return value
+
+
+def _blanked(value: Any, parts: list[str]) -> Any:
+    if not parts:
+        return REDACTED
+    if not isinstance(value, dict) or parts[0] not in value:
+        return cast(Any, value)
+    members = cast(dict[str, Any], value)
+    return {**members, parts[0]: _blanked(members[parts[0]], parts[1:])}
+
+
+def _decoded(decode: Decode, json: str | None, types: str | None) -> Any:
+    return None if json is None else decode(json, types)
+
+
+def _moment(instant: int | None) -> datetime | None:
+    return None if instant is None else to_datetime(instant)
