@@ -1,0 +1,357 @@
+"""Decisions about runs: (what is known, what happened, now) → the change that a store is to apply. No I/O.
+
+Instants are milliseconds. A decision that the run's state forbids raises ConflictError; everything else returns a
+guarded change, so whoever submits it learns by `Refused` that the run has moved on meanwhile, and decides again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import assert_never
+
+from msgspec import Struct
+
+from perdure.engine.store import ClaimRuns, IngestEvent, LeaseRow, MoveRun, NewRun, RunRow
+from perdure.errors import ConflictError
+from perdure.schema.execution import (
+    Claim,
+    Completed,
+    EventRecord,
+    Failed,
+    InvalidPayload,
+    JobMissing,
+    LogRecord,
+    Outcome,
+    Suspended,
+    TaskRecord,
+    TimedOut,
+    Yielded,
+)
+from perdure.schema.runs import ErrorInfo, RunStatus
+
+from .transitions import INITIAL, RunEvent, is_legal, next_status
+
+CRASHES_MAX = 5
+"""Executions in a row that may end without a word and without progress before the run is failed."""
+
+RESCUE_DELAYS_MS = (0, 1_000, 4_000, 15_000)
+"""How long a run waits after its 1st, 2nd ... crash in a row; 0 queues it at once."""
+
+
+class JobSpec(Struct, kw_only=True, frozen=True):
+    """What the engine knows of a job: enough to turn events into runs.
+
+    Attributes:
+        event_names: of the events that trigger it; empty for a job that is only invoked.
+        source: which source's events do; None for any.
+        enabled: whether events cause runs; invoking works either way.
+        priority: of its runs; higher ones are claimed first.
+        max_duration_ms: time a run may execute, waits excluded (the executor sees to it); None for no limit.
+    """
+
+    id: str
+    version: str
+    event_names: tuple[str, ...] = ()
+    source: str | None = None
+    enabled: bool = True
+    priority: int = 0
+    max_duration_ms: int | None = None
+
+
+# --- beginnings ---------------------------------------------------------------------------------------------------------
+
+
+def dispatch(event: EventRecord, jobs: Iterable[JobSpec], now: int, ids: Iterator[str]) -> list[NewRun]:
+    """The runs that `event` causes, one per job it triggers, with ids taken from `ids` as needed."""
+    return [
+        new_run(job, now, next(ids))
+        for job in jobs
+        if job.enabled
+        and event.name in job.event_names
+        and (job.source is None or job.source == event.source)
+    ]
+
+
+def new_run(job: JobSpec, now: int, run_id: str) -> NewRun:
+    """A run of `job`, to be queued in the transaction that creates it."""
+    return NewRun(
+        id=run_id,
+        job_id=job.id,
+        job_version=job.version,
+        status=_STARTABLE,
+        created_at=now,
+        priority=job.priority,
+    )
+
+
+def adopt(run: RunRow, now: int) -> MoveRun:
+    """Queue a run that had to wait for a process which defines its job."""
+    return _move(run, RunEvent.ENQUEUED, now, crashes=run.crashes)
+
+
+def rerun(run: RunRow, event: EventRecord, now: int, run_id: str) -> IngestEvent:
+    """A new run of the same job version for the same payload, caused by the event `{original id}:retry:{now}`.
+
+    Raises:
+        ConflictError: `run` has not ended yet.
+    """
+    if not run.status.is_terminal:
+        raise ConflictError(
+            f"run {run.id!r} is {run.status.label}: only a run that has ended can be run again; cancel it or wait for it"
+        )
+    again = EventRecord(
+        id=f"{event.id}:retry:{now}",
+        name=event.name,
+        payload=event.payload,
+        timestamp=now,
+        context=event.context,
+        source=event.source,
+        is_test=event.is_test,
+    )
+    fresh = NewRun(
+        id=run_id,
+        job_id=run.job_id,
+        job_version=run.job_version,
+        status=_STARTABLE,
+        created_at=now,
+        priority=run.priority,
+    )
+    return IngestEvent(event=again, runs=[fresh], created_at=now)
+
+
+# --- executions ---------------------------------------------------------------------------------------------------------
+
+
+def claim(owner: str, limit: int, now: int, lease_ms: int) -> ClaimRuns:
+    """Ask for at most `limit` queued runs, leased to `owner` for `lease_ms`."""
+    return ClaimRuns(
+        owner=owner,
+        limit=limit,
+        at=now,
+        expires_at=now + lease_ms,
+        expected=RunStatus.QUEUED,
+        status=_CLAIMED,
+    )
+
+
+def close(
+    claim: Claim,
+    claimed_at: int,
+    outcome: Outcome,
+    now: int,
+    tasks: Sequence[TaskRecord] = (),
+    logs: Sequence[LogRecord] = (),
+) -> MoveRun:
+    """What becomes of a run whose execution (`claim`, begun at `claimed_at`) ended with `outcome`.
+
+    `tasks` and `logs` are the execution's last records, written in the same transaction.
+    """
+    # An execution that says how it ended is no crash, whatever it recorded: the counter starts again.
+    move = MoveRun(
+        run_id=claim.run_id,
+        expected=RunStatus.EXECUTING,
+        execution=claim.execution,
+        status=RunStatus.EXECUTING,
+        at=now,
+        add_spent_ms=max(0, now - claimed_at),
+        tasks=tasks,
+        logs=logs,
+    )
+    match outcome:
+        case Completed():
+            _end(move, RunEvent.COMPLETED)
+            move.output = outcome.output
+            move.types = outcome.types
+        case Suspended():
+            if outcome.wake_at <= now:
+                _go_on(move, RunEvent.YIELDED)
+            else:
+                _go_on(move, RunEvent.SUSPENDED, wake_at=outcome.wake_at)
+        case Yielded():
+            _go_on(move, RunEvent.YIELDED, reason=outcome.reason)
+        case Failed(retry_at=None):
+            _end(move, RunEvent.FAILED)
+            move.error = outcome.error
+            move.failed_tasks = outcome.failed_tasks
+        case Failed(retry_at=retry_at):
+            # With an instant that has passed the timer is due at once; the table needs no second way.
+            _go_on(
+                move,
+                RunEvent.RETRIED,
+                wake_at=retry_at,
+                reason="failed; its job's retry policy executes it again",
+            )
+            move.error = outcome.error
+            move.reset = outcome.failed_tasks
+        case TimedOut():
+            _end(move, RunEvent.TIMED_OUT)
+            move.reason = (
+                f"it executed for longer than its job's max_duration of {outcome.limit_ms / 1000:g} s"
+            )
+            move.error = ErrorInfo(name="TimedOut", message=move.reason)
+        case InvalidPayload():
+            _end(move, RunEvent.PAYLOAD_REJECTED)
+            move.error = outcome.error
+        case JobMissing():
+            _go_on(move, RunEvent.JOB_MISSING, reason=_missing(claim.job_id))
+            move.crashes = claim.crashes
+            move.add_spent_ms = 0
+        case _ as never:
+            assert_never(never)
+    return move
+
+
+def put_back(claim: Claim, now: int) -> MoveRun:
+    """Return a claim that nobody began to execute to the queue."""
+    return MoveRun(
+        run_id=claim.run_id,
+        expected=RunStatus.EXECUTING,
+        execution=claim.execution,
+        status=next_status(RunStatus.EXECUTING, RunEvent.YIELDED),
+        at=now,
+        crashes=claim.crashes,
+    )
+
+
+def rescue(lease: LeaseRow, now: int, *, lease_ms: int) -> MoveRun:
+    """What becomes of a run whose lease was lost: nobody knows how the execution ended.
+
+    The first crash queues it again at once, later ones in a row after a growing delay; with the fifth that recorded
+    nothing new the run is poisonous: it fails and its error names the task that was running. An execution that
+    recorded something doesn't count. `lease_ms` is how long a renewal lasts: the time spent is counted to the last one.
+    """
+    crashes = 0 if lease.progressed else lease.crashes + 1
+    move = MoveRun(
+        run_id=lease.run_id,
+        expected=RunStatus.EXECUTING,
+        execution=lease.execution,
+        status=RunStatus.EXECUTING,
+        at=now,
+        add_spent_ms=max(0, lease.expires_at - lease_ms - lease.claimed_at),
+        crashes=crashes,
+    )
+    delay = RESCUE_DELAYS_MS[max(0, min(crashes, len(RESCUE_DELAYS_MS)) - 1)]
+    lost = f"execution {lease.execution} was lost: its process died or lost contact"
+    if crashes >= CRASHES_MAX:
+        _end(move, RunEvent.POISONED)
+        move.error = _poisoned(lease, crashes)
+        move.crashes = crashes
+    elif delay:
+        _go_on(
+            move,
+            RunEvent.BACKED_OFF,
+            wake_at=now + delay,
+            reason=f"{lost} ({crashes} in a row without progress)",
+        )
+    else:
+        _go_on(move, RunEvent.RESCUED, reason=lost)
+    return move
+
+
+def wake(run: RunRow, now: int) -> MoveRun:
+    """Queue a waiting run whose time has come. Its count of crashes stays: a back-off is such a wait."""
+    return _move(run, RunEvent.WOKEN, now, crashes=run.crashes)
+
+
+# --- what people ask for ------------------------------------------------------------------------------------------------
+
+
+def cancel(run: RunRow, now: int, *, claimed_at: int | None = None) -> MoveRun | None:
+    """End a run early; None if it has been cancelled already.
+
+    Args:
+        run: as it is now.
+        now: when it ends.
+        claimed_at: when the execution under way began, if there is one and it is known.
+
+    Raises:
+        ConflictError: the run ended in another way.
+    """
+    if run.status is RunStatus.CANCELLED:
+        return None
+    if run.status.is_terminal:
+        raise ConflictError(
+            f"run {run.id!r} has ended already ({run.status.label}): there is nothing left to cancel"
+        )
+    move = _move(run, RunEvent.CANCELLED, now)
+    if claimed_at is not None:
+        move.add_spent_ms = max(0, now - claimed_at)
+    return move
+
+
+def continue_run(run: RunRow, now: int) -> MoveRun:
+    """Queue a run that ended badly, to go on from where it ended: the tasks it failed on start afresh, completed
+    ones are kept. A run that timed out gets its whole `max_duration` again.
+
+    Raises:
+        ConflictError: the run hasn't ended, has completed, or its payload doesn't fit its job.
+    """
+    if not is_legal(run.status, RunEvent.CONTINUED):
+        raise ConflictError(
+            f"run {run.id!r} is {run.status.label} and can't be continued: {_why_not(run.status)}"
+        )
+    move = _move(run, RunEvent.CONTINUED, now)
+    move.reset = run.failed_tasks
+    move.reset_open = True
+    if run.status is RunStatus.TIMED_OUT:
+        move.add_spent_ms = -run.spent_ms
+    return move
+
+
+# --- parts --------------------------------------------------------------------------------------------------------------
+
+_STARTABLE = next_status(INITIAL, RunEvent.ENQUEUED)
+_CLAIMED = next_status(RunStatus.QUEUED, RunEvent.CLAIMED)
+
+
+def _move(run: RunRow, event: RunEvent, now: int, *, crashes: int = 0) -> MoveRun:
+    """Move a run that isn't described by a lease; all that its last end left (error, output ...) is cleared."""
+    move = MoveRun(
+        run_id=run.id,
+        expected=run.status,
+        execution=run.execution,
+        status=next_status(run.status, event),
+        at=now,
+        crashes=crashes,
+    )
+    return _end(move, event) if move.status.is_terminal else move
+
+
+def _go_on(move: MoveRun, event: RunEvent, *, wake_at: int | None = None, reason: str | None = None) -> None:
+    """The run isn't over."""
+    move.status = next_status(move.expected, event)
+    move.wake_at = wake_at
+    move.reason = reason
+
+
+def _end(move: MoveRun, event: RunEvent) -> MoveRun:
+    """The one way in which runs end: what belongs to every terminal transition is here."""
+    move.status = next_status(move.expected, event)
+    move.completed_at = move.at
+    move.cancel_open = True
+    return move
+
+
+def _missing(job_id: str) -> str:
+    return f"job {job_id!r} isn't defined in this process: the run starts as soon as a process that defines it does"
+
+
+def _poisoned(lease: LeaseRow, crashes: int) -> ErrorInfo:
+    suspect = (
+        f"while task {lease.running[0]!r} was running"
+        if lease.running
+        else "before or between tasks (none was running)"
+    )
+    return ErrorInfo(
+        name="Poisoned",
+        message=f"the process died, or lost its lease, {crashes} times in a row without any progress, last {suspect}; "
+        "fix what kills it (memory, a blocked event loop, a crash in native code) and continue the run",
+    )
+
+
+def _why_not(status: RunStatus) -> str:
+    if status is RunStatus.INVALID_PAYLOAD:
+        return "its payload will not fit next time either; start another run with a payload that fits"
+    if status.is_terminal:
+        return "it has nothing left to do; rerun it to have it done again"
+    return "it hasn't ended"
