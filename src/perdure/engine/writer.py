@@ -1,0 +1,350 @@
+"""Group commit: everything that wants to be written goes through one `Writer`, one transaction after the other.
+
+Whatever has gathered while the last transaction was under way is the next one, so a busy engine pays for one fsync what
+an idle one pays for a single change, and nobody waits for company: a change submitted to an idle writer starts at the
+end of the current turn of the loop, together with all others of that turn.
+
+What happens when the store refuses:
+
+- The batch as a whole is rejected (any ordinary exception): it is repeated in halves, so only the culprit's future fails.
+- `UnavailableError` (a full disk): changes somebody can decide about (an event to ingest, a claim, a renewal) fail at
+  once; what executions have to say (tasks, outcomes) is kept and repeated with growing pauses until it gets through.
+  `unavailable` says why meanwhile, so that claiming pauses.
+- `StoreBrokenError`: the writer stops for good; every future, present and to come, fails with UnavailableError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from perdure.errors import StoreBrokenError, UnavailableError
+
+from .store import Applied, Change, ClaimRuns, IngestEvent, RenewLeases, Result, Store
+
+logger = logging.getLogger("perdure.engine")
+
+BACKOFF_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
+"""Pauses between attempts while the store is unavailable; the last one repeats."""
+
+_FAILS_AT_ONCE = frozenset({IngestEvent, ClaimRuns, RenewLeases})
+
+
+class _Batch:
+    """Changes and who waits for them. `guarded`: whose future wants a bool, whether the change was applied."""
+
+    __slots__ = ("changes", "futures", "guarded")
+
+    def __init__(
+        self, changes: list[Change], futures: list[asyncio.Future[Any]], guarded: list[bool]
+    ) -> None:
+        self.changes = changes
+        self.futures = futures
+        self.guarded = guarded
+
+    def split(self, at: int) -> tuple[_Batch, _Batch]:
+        return (
+            _Batch(self.changes[:at], self.futures[:at], self.guarded[:at]),
+            _Batch(self.changes[at:], self.futures[at:], self.guarded[at:]),
+        )
+
+    def prepend(self, other: _Batch) -> None:
+        self.changes[:0] = other.changes
+        self.futures[:0] = other.futures
+        self.guarded[:0] = other.guarded
+
+
+class Writer:
+    """The only caller of `Store.apply`. To be made inside the running loop that will use it.
+
+    Attributes:
+        size: changes submitted and not yet settled.
+        unavailable: why the store can't take writes now; None if it can, as far as is known.
+        broken: what stopped the writer for good.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        batch_max: int = 2_000,
+        pending_max: int = 10_000,
+        on_committed: Callable[[list[Change], list[Result]], None] | None = None,
+        on_available: Callable[[], None] | None = None,
+        on_broken: Callable[[BaseException], None] | None = None,
+    ) -> None:
+        """Begin to write to `store`.
+
+        Args:
+            store: where to.
+            batch_max: changes in one transaction.
+            pending_max: unsettled changes from which `room` makes its callers wait.
+            on_committed: called with each committed batch and its results, before the futures are resolved.
+            on_available: called when the store can be tried again after having been unavailable.
+            on_broken: called once with what stopped the writer.
+        """
+        self.size = 0
+        self.unavailable: str | None = None
+        self.broken: BaseException | None = None
+        self._store = store
+        self._batch_max = batch_max
+        self._pending_max = pending_max
+        self._on_committed = on_committed
+        self._on_available = on_available
+        self._on_broken = on_broken
+        self._loop = asyncio.get_running_loop()
+        self._pending = _Batch([], [], [])
+        self._impatient: set[asyncio.Future[Any]] = set()
+        self._room_waiters: deque[asyncio.Future[None]] = deque()
+        self._flush_waiters: list[asyncio.Future[None]] = []
+        self._sleeper: asyncio.Future[None] | None = None
+        self._failures = 0
+        self._closed: str | None = None
+        self._pump = self._loop.create_task(self._run(), name="perdure-writer")
+
+    @property
+    def is_full(self) -> bool:
+        """Whether `room` would wait."""
+        return self.size >= self._pending_max
+
+    def submit(self, change: Change, *, patient: bool = True) -> asyncio.Future[Result]:
+        """Have `change` written with the next transaction; the future is its result.
+
+        Cancelling the future (or a task that awaits it) doesn't take the change back.
+
+        Args:
+            change: what to write.
+            patient: False lets a MoveRun fail at once, too, while the store is unavailable.
+
+        The future fails with:
+            UnavailableError: nothing was written, or the writer was closed or broke before it was known to be.
+            Any other exception: this very change can't be written.
+        """
+        future: asyncio.Future[Result] = self._loop.create_future()
+        if not patient:
+            self._impatient.add(future)
+            future.add_done_callback(self._impatient.discard)
+        self._add(change, future, False)
+        return future
+
+    def submit_guarded(self, change: Change) -> asyncio.Future[bool]:
+        """Like `submit`, for who only wants to know whether the guard held: True if applied, False if refused."""
+        future: asyncio.Future[bool] = self._loop.create_future()
+        self._add(change, future, True)
+        return future
+
+    def _add(self, change: Change, future: asyncio.Future[Any], guarded: bool) -> None:
+        if self._closed is not None:
+            future.set_exception(UnavailableError(self._closed))
+            return
+        if self.unavailable is not None and (type(change) in _FAILS_AT_ONCE or future in self._impatient):
+            future.set_exception(UnavailableError(self.unavailable))
+            return
+        pending = self._pending
+        pending.changes.append(change)
+        pending.futures.append(future)
+        pending.guarded.append(guarded)
+        self.size += 1
+        sleeper = self._sleeper
+        if sleeper is not None and self.unavailable is None:
+            self._sleeper = None
+            sleeper.set_result(None)
+
+    async def room(self) -> None:
+        """Wait until fewer than `pending_max` changes are unsettled: for callers that could pile up memory."""
+        while self.size >= self._pending_max and self._closed is None:
+            waiter: asyncio.Future[None] = self._loop.create_future()
+            self._room_waiters.append(waiter)
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                if waiter.done() and not waiter.cancelled():
+                    self._make_room()  # it was this waiter's turn: pass it on
+                raise
+
+    async def flush(self, *, patient: bool = True) -> None:
+        """Wait until nothing is unsettled; unless `patient`, only as long as the store is available."""
+        while self.size and self._closed is None and (patient or self.unavailable is None):
+            waiter: asyncio.Future[None] = self._loop.create_future()
+            self._flush_waiters.append(waiter)
+            await waiter
+
+    async def close(self) -> None:
+        """Write what was submitted, then stop. What can't be written now fails with UnavailableError."""
+        if self._closed is None:
+            self._closed = "the engine has been stopped"
+        self._wake()
+        await asyncio.wait([self._pump])
+
+    def break_off(self, exc: BaseException) -> None:
+        """Stop for good: `exc` (a StoreBrokenError, from a read perhaps) says that the store is finished."""
+        if self.broken is not None:
+            return
+        self.broken = exc
+        self._closed = f"the engine has stopped because its store broke ({exc}); reopen it to recover"
+        logger.error("the engine stops: %s", exc)
+        self._wake()
+        if self._on_broken is not None:
+            self._on_broken(exc)
+
+    # --- the pump -------------------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        try:
+            while self.broken is None:
+                if self._pending.changes:
+                    held = await self._write(self._take())
+                    self._let_in()
+                    if held is not None:
+                        if self._closed is not None:
+                            return
+                        await self._back_off(held)
+                elif self._closed is not None:
+                    return
+                else:
+                    await self._sleep(None)
+        finally:
+            # Reached by cancellation, too (the loop is being shut down): nobody may be left waiting.
+            self._closed = self._closed or "the engine has been stopped"
+            self._fail_all()
+
+    def _take(self) -> _Batch:
+        """The next batch: all that is pending, up to the cap."""
+        batch = self._pending
+        self._pending = _Batch([], [], [])
+        if len(batch.changes) > self._batch_max:
+            batch, self._pending = batch.split(self._batch_max)
+        return batch
+
+    async def _write(self, batch: _Batch) -> UnavailableError | None:
+        """Write `batch`, in halves where it is rejected. Returns why, if the store is unavailable."""
+        todo = [batch]
+        try:
+            while todo:
+                batch = todo[-1]
+                try:
+                    results = await self._store.apply(batch.changes)
+                except UnavailableError as exc:
+                    self._hold(todo, exc)
+                    todo.clear()
+                    return exc
+                except StoreBrokenError as exc:
+                    self.break_off(exc)
+                    return None
+                except Exception as exc:  # noqa: BLE001 - whatever it is, it belongs to whoever submitted the culprit
+                    todo.pop()
+                    if len(batch.changes) == 1:
+                        self._reject(batch, exc)
+                    else:
+                        first, second = batch.split(len(batch.changes) // 2)
+                        todo += (second, first)
+                else:
+                    todo.pop()
+                    self._settle(batch, results)
+            return None
+        finally:
+            # Only a broken store or a cancelled pump leaves something here: it fails with the rest.
+            for rest in todo:
+                self._pending.prepend(rest)
+
+    def _settle(self, batch: _Batch, results: list[Result]) -> None:
+        self._failures = 0
+        if self.unavailable is not None:
+            self._become_available()
+        if self._on_committed is not None:
+            try:
+                self._on_committed(batch.changes, results)
+            except Exception:
+                logger.exception("what is to happen after a commit failed; the commit itself is safe")
+        self.size -= len(results)
+        for future, result, guarded in zip(batch.futures, results, batch.guarded, strict=True):
+            if not future.done():  # whoever waited may have been cancelled, and the future with it
+                future.set_result(type(result) is Applied if guarded else result)
+
+    def _reject(self, batch: _Batch, exc: Exception) -> None:
+        self.size -= len(batch.futures)
+        for future in batch.futures:
+            if not future.done():
+                future.set_exception(exc)
+
+    def _hold(self, todo: list[_Batch], exc: UnavailableError) -> None:
+        """Keep what has to get through, in its order and before everything newer; fail the rest."""
+        self.unavailable = str(exc)
+        for batch in todo:  # the last of the list is the oldest
+            self._pending.prepend(batch)
+        batch, self._pending = self._pending, _Batch([], [], [])
+        for change, future, guarded in zip(batch.changes, batch.futures, batch.guarded, strict=True):
+            if type(change) in _FAILS_AT_ONCE or future in self._impatient:
+                self.size -= 1
+                if not future.done():
+                    future.set_exception(UnavailableError(self.unavailable))
+            else:
+                self._pending.changes.append(change)
+                self._pending.futures.append(future)
+                self._pending.guarded.append(guarded)
+        _release(self._flush_waiters)
+
+    async def _back_off(self, exc: UnavailableError) -> None:
+        pause = BACKOFF_SECONDS[min(self._failures, len(BACKOFF_SECONDS) - 1)]
+        if self._failures == 0:
+            logger.warning("the store can't take writes, repeating until it does: %s", exc)
+        self._failures += 1
+        await self._sleep(pause)
+        if not self._pending.changes:
+            self._become_available()  # nothing of ours to try it with: the next caller finds out
+
+    async def _sleep(self, seconds: float | None) -> None:
+        """Until `_wake`, or for so many seconds."""
+        sleeper = self._sleeper = self._loop.create_future()
+        timer = None if seconds is None else self._loop.call_later(seconds, self._wake)
+        try:
+            await sleeper
+        finally:
+            self._sleeper = None
+            if timer is not None:
+                timer.cancel()
+
+    def _wake(self) -> None:
+        if self._sleeper is not None and not self._sleeper.done():
+            self._sleeper.set_result(None)
+        self._sleeper = None
+
+    def _become_available(self) -> None:
+        self.unavailable = None
+        if self._on_available is not None:
+            self._on_available()
+
+    def _let_in(self) -> None:
+        """Let go of who waits for room or for the end."""
+        if self._room_waiters:
+            self._make_room()
+        if self._flush_waiters and not self.size:
+            _release(self._flush_waiters)
+
+    def _make_room(self) -> None:
+        free = self._pending_max - self.size
+        while self._room_waiters and (free > 0 or self._closed is not None):
+            waiter = self._room_waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                free -= 1
+
+    def _fail_all(self) -> None:
+        assert self._closed is not None
+        batch, self._pending = self._pending, _Batch([], [], [])
+        self.size = 0
+        for future in batch.futures:
+            if not future.done():
+                future.set_exception(UnavailableError(self._closed))
+        self._make_room()
+        _release(self._flush_waiters)
+
+
+def _release(waiters: list[asyncio.Future[None]]) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)
+    waiters.clear()
