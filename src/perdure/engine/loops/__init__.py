@@ -1,0 +1,1 @@
+"""The engine's maintenance: one service per module, each `async step(now) -> next due`, run by `LoopRunner`."""

@@ -1,0 +1,203 @@
+"""Journal and Source over an engine in the same process: the embedded carrier of executions.
+
+They satisfy the ports of `perdure.sdk.journal` by structure: an engine needs no SDK.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from perdure.errors import UnavailableError
+from perdure.schema.execution import Claim, LogRecord, Outcome, TaskRecord
+
+from .core import runs as core
+from .engine import Engine
+from .store import Claimed, RecordTasks, Result
+
+if TYPE_CHECKING:
+    from perdure.sdk.journal import Journal, Source
+
+logger = logging.getLogger("perdure.engine")
+
+POLL_SECONDS = 30.0
+"""How often a waiting source looks into the queue although nothing was announced: a safety net."""
+
+
+class EngineJournal:
+    """The record of one execution (port: Journal)."""
+
+    __slots__ = ("_claim", "_claimed_at", "_engine")
+
+    def __init__(self, engine: Engine, claim: Claim, claimed_at: int) -> None:
+        self._engine = engine
+        self._claim = claim
+        self._claimed_at = claimed_at
+
+    def record(self, tasks: Sequence[TaskRecord], logs: Sequence[LogRecord]) -> asyncio.Future[bool]:
+        """See the port. Fails with UnavailableError if the engine stops before the records are known to be durable."""
+        claim = self._claim
+        if self._is_lost():
+            return _refused()
+        return self._engine.writer.submit_guarded(
+            RecordTasks(run_id=claim.run_id, execution=claim.execution, tasks=tasks, logs=logs)
+        )
+
+    def close(
+        self, outcome: Outcome, tasks: Sequence[TaskRecord], logs: Sequence[LogRecord]
+    ) -> asyncio.Future[bool]:
+        """See the port; the core decides what becomes of the run. Errors as for `record`."""
+        if self._is_lost():
+            return _refused()
+        engine = self._engine
+        return engine.submit_close(
+            core.close(self._claim, self._claimed_at, outcome, engine.clock.now(), tasks, logs)
+        )
+
+    async def fetch_output(self, task_id: str) -> tuple[str | None, str | None]:
+        """See the port. Raises NotFoundError."""
+        return await self._engine.store.get_output(self._claim.run_id, task_id)
+
+    def _is_lost(self) -> bool:
+        """Whether this execution is known not to hold its run any more. The guard in the store has the last word."""
+        known = self._engine.executing.get(self._claim.run_id)
+        return known is None or known[0] != self._claim.execution
+
+
+class EngineSource:
+    """Where executors of this process get their runs (port: Source).
+
+    A waiting `claim` costs nothing: when runs are announced its ClaimRuns is submitted at once, into the transaction
+    that queues them. At most one is under way, for everybody who waits.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._waiters: deque[tuple[int, asyncio.Future[list[tuple[Claim, Journal]]]]] = deque()
+        self._callbacks: list[Callable[[str, int, str], None]] = []
+        self._may_have_runs = True
+        self._under_way: asyncio.Future[Result] | None = None
+        self._poll_timer: asyncio.TimerHandle | None = None
+        self._stopped: str | None = None
+        engine.add_listener(self)
+
+    async def claim(self, limit: int) -> list[tuple[Claim, Journal]]:
+        """See the port. Waits, too, until the engine runs and its store is available.
+
+        Raises:
+            UnavailableError: the engine has stopped; there will be no more claims.
+        """
+        if self._stopped is not None:
+            raise UnavailableError(self._stopped)
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[list[tuple[Claim, Journal]]] = loop.create_future()
+        self._waiters.append((limit, waiter))
+        self._issue()
+        if self._poll_timer is None:
+            self._poll_timer = loop.call_later(POLL_SECONDS, self._poll)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            # Cancelled in the very turn in which it was handed runs: it takes none.
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._hand_out([claim for claim, _ in waiter.result()], self._engine.clock.now())
+            raise
+
+    def on_revoked(self, callback: Callable[[str, int, str], None]) -> None:
+        """See the port; called right after the commit that took the run away."""
+        self._callbacks.append(callback)
+
+    # --- Listener of the engine -----------------------------------------------------------------------------------------
+
+    def runs_queued(self) -> None:
+        self._may_have_runs = True
+        if self._waiters:
+            self._issue()
+
+    def run_revoked(self, run_id: str, execution: int, reason: str) -> None:
+        for callback in self._callbacks:
+            callback(run_id, execution, reason)
+
+    def engine_stopped(self, reason: str) -> None:
+        self._stopped = reason
+        if self._poll_timer is not None:
+            self._poll_timer.cancel()
+        for _, waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_exception(UnavailableError(reason))
+        self._waiters.clear()
+
+    # --- parts ----------------------------------------------------------------------------------------------------------
+
+    def _issue(self) -> None:
+        """Submit a ClaimRuns for everybody who waits, if there may be something to claim."""
+        engine = self._engine
+        if not self._may_have_runs or self._under_way is not None or not engine.is_running:
+            return
+        if engine.writer.unavailable is not None:
+            return  # the engine announces runs again once the store can be tried
+        limit = sum(limit for limit, waiter in self._waiters if not waiter.done())
+        if not limit:
+            return
+        self._may_have_runs = False
+        now = engine.clock.now()
+        self._under_way = engine.submit(core.claim(engine.owner, limit, now, engine.lease_ms))
+        self._under_way.add_done_callback(lambda future: self._claimed(future, limit, now))
+
+    def _claimed(self, future: asyncio.Future[Result], limit: int, now: int) -> None:
+        self._under_way = None
+        error = future.exception()
+        if error is not None:
+            self._may_have_runs = True  # tried again when the store is available, or by the poll
+            if not isinstance(error, UnavailableError):
+                logger.error("claiming failed and will be repeated", exc_info=error)
+            return
+        result = future.result()
+        assert isinstance(result, Claimed)
+        if len(result.claims) >= limit:
+            self._may_have_runs = True
+        self._hand_out(result.claims, now)
+        self._issue()
+
+    def _hand_out(self, claims: list[Claim], claimed_at: int) -> None:
+        """Give claims to who waits, first come first served; what is left over goes back to the queue."""
+        engine = self._engine
+        given = 0
+        while given < len(claims) and self._waiters:
+            limit, waiter = self._waiters.popleft()
+            if waiter.done():
+                continue
+            share = claims[given : given + limit]
+            given += len(share)
+            waiter.set_result([(claim, EngineJournal(engine, claim, claimed_at)) for claim in share])
+        now = engine.clock.now()
+        for claim in claims[given:]:
+            engine.submit_close(core.put_back(claim, now)).add_done_callback(_ignore)
+
+    def _poll(self) -> None:
+        self._poll_timer = None
+        while self._waiters and self._waiters[0][1].done():
+            self._waiters.popleft()
+        if self._waiters:
+            self._poll_timer = asyncio.get_running_loop().call_later(POLL_SECONDS, self._poll)
+        self.runs_queued()
+
+
+def _refused() -> asyncio.Future[bool]:
+    future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    future.set_result(False)
+    return future
+
+
+def _ignore(future: asyncio.Future[bool]) -> None:
+    """A claim that couldn't be put back stays leased to this process, and is rescued when the lease ends."""
+    if not future.cancelled() and future.exception() is not None:
+        logger.warning("a claimed run could not be put back: %s", future.exception())
+
+
+if TYPE_CHECKING:
+    # Type checkers hold the two to their ports here.
+    _PORTS: tuple[type[Journal], type[Source]] = (EngineJournal, EngineSource)

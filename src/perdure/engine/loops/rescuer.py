@@ -1,0 +1,69 @@
+"""Takes runs back from executions that lost their lease."""
+
+from __future__ import annotations
+
+import logging
+from asyncio import Future
+from collections.abc import Callable
+
+from perdure.engine.core.runs import rescue
+from perdure.engine.store import Applied, Change, LeaseRow, Result, Store
+
+from .runner import settled
+
+logger = logging.getLogger("perdure.engine")
+
+RESCUE_BATCH = 1_000
+"""Leases taken back in one transaction."""
+
+
+class Rescuer:
+    """Looks for leases that expired.
+
+    Args:
+        store: where they are.
+        submit: how moves are written.
+        is_alive: whether a lease belongs to an execution that this engine knows to be under way: one that couldn't be
+            renewed in time because the store was unavailable is renewed, not rescued.
+        lease_ms: how long a lease lasts.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        submit: Callable[[Change], Future[Result]],
+        *,
+        is_alive: Callable[[LeaseRow], bool],
+        lease_ms: int,
+    ) -> None:
+        self._store = store
+        self._submit = submit
+        self._is_alive = is_alive
+        self._lease_ms = lease_ms
+
+    async def step(self, now: int) -> int | None:
+        """Rescue what has expired at `now`; returns when to look again."""
+        rescued = await self._rescue(await self._store.leases(expired_at=now, limit=RESCUE_BATCH), now)
+        return now if rescued == RESCUE_BATCH else now + self._lease_ms
+
+    async def recover(self, now: int) -> int:
+        """Rescue every run that is leased, expired or not: for the start of an engine that owns its store alone.
+
+        Returns how many there were.
+        """
+        total = 0
+        while rescued := await self._rescue(
+            await self._store.leases(expired_at=None, limit=RESCUE_BATCH), now
+        ):
+            total += rescued
+        return total
+
+    async def _rescue(self, leases: list[LeaseRow], now: int) -> int:
+        lost = [lease for lease in leases if not self._is_alive(lease)]
+        results = await settled([self._submit(rescue(lease, now, lease_ms=self._lease_ms)) for lease in lost])
+        for lease, result in zip(lost, results, strict=True):
+            if type(result) is Applied:
+                logger.warning(
+                    "execution %d of run %s was lost (owner %s)", lease.execution, lease.run_id, lease.owner
+                )
+        return sum(type(result) is Applied for result in results)
