@@ -54,7 +54,7 @@ def return_annotation(function: Any) -> Any:
         target = target.func
     target = inspect.unwrap(getattr(target, "__func__", target))
     if not hasattr(target, "__code__"):
-        target = getattr(type(target), "__call__", target)
+        target = getattr(cast("Any", type(target)), "__call__", target)  # noqa: B004  (its function is needed)
     try:
         annotation: Any = _raw_annotations(target).get("return")
     except NameError as exc:
@@ -88,15 +88,20 @@ def union_members(annotation: Any) -> tuple[Any, ...]:
     return typing.get_args(bare) if typing.get_origin(bare) in (Union, UnionType) else (annotation,)
 
 
-def is_model(cls: type) -> bool:
+def is_model(cls: type[Any]) -> bool:
     """Whether instances of `cls` are models in the sense of this package: they need an annotation to be restored."""
     return (
         dataclasses.is_dataclass(cls)
         or issubclass(cls, msgspec.Struct)
-        or (issubclass(cls, tuple) and hasattr(cls, "_fields"))
+        or is_namedtuple(cls)
         or hasattr(cls, "__attrs_attrs__")
         or is_pydantic(cls)
     )
+
+
+def is_namedtuple(cls: Any) -> bool:
+    """Whether `cls` is a NamedTuple (other subclasses of tuple are stored as tuples)."""
+    return issubclass(cls, tuple) and hasattr(cast("Any", cls), "_fields")
 
 
 def is_pydantic(cls: Any) -> bool:
@@ -126,7 +131,7 @@ def _evaluate(text: str, function: Any) -> Any:
             continue
     try:
         return eval(text, getattr(function, "__globals__", {}), names)  # noqa: S307  (an annotation of the user's own code)
-    except Exception:  # whatever evaluating someone's expression may raise: it only means we don't know
+    except Exception:  # noqa: BLE001  (whatever someone's expression raises: it only means that we don't know)
         return Unresolved(text)
 
 
@@ -154,7 +159,7 @@ def _visit(annotation: Any, found: Survey, seen: dict[int, Any]) -> None:
     elif typing.get_origin(annotation) is not None:
         _visit_generic(annotation, found, seen)
     elif isinstance(annotation, type):
-        _visit_class(annotation, found, seen)
+        _visit_class(cast("type[Any]", annotation), found, seen)
 
 
 def _visit_generic(annotation: Any, found: Survey, seen: dict[int, Any]) -> None:
@@ -177,7 +182,7 @@ def _visit_generic(annotation: Any, found: Survey, seen: dict[int, Any]) -> None
         _visit(arg, found, seen)
 
 
-def _visit_class(cls: type, found: Survey, seen: dict[int, Any]) -> None:
+def _visit_class(cls: type[Any], found: Survey, seen: dict[int, Any]) -> None:
     if issubclass(cls, Enum):
         found.enums[f"{cls.__module__}:{cls.__qualname__}"] = cls
         return
@@ -189,10 +194,8 @@ def _visit_class(cls: type, found: Survey, seen: dict[int, Any]) -> None:
     elif not typing.is_typeddict(cls):
         return
     try:
-        fields = cast("dict[str, Any]", typing.get_type_hints(cls, include_extras=True))
-    except (
-        Exception
-    ):  # names that don't resolve, odd expressions: the library that restores the model will say so
+        fields = typing.get_type_hints(cls, include_extras=True)
+    except Exception:  # noqa: BLE001  (names that don't resolve: the model's library will say so)
         return
     for annotation in fields.values():
         _visit(annotation, found, seen)

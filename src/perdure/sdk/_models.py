@@ -6,17 +6,18 @@ pydantic is never imported unless the program already has; `dump` gives JSON dat
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from typing import Any, Protocol, cast
 
 import msgspec
 
-from ._annotations import is_model, is_pydantic
-from ._pack import Refused, step_text
+from ._annotations import is_model, is_namedtuple, is_pydantic
+from ._pack import RefusedError, step_text
 
 
 class Adapter(Protocol):
-    """Codes the values of one annotation. Every method raises Misfit, or Refused for what can't be dumped."""
+    """Codes the values of one annotation. Every method raises MisfitError, or RefusedError for what can't be dumped."""
 
     def dump(self, value: Any) -> Any:
         """JSON data of a value of the type."""
@@ -35,7 +36,7 @@ class Adapter(Protocol):
         ...
 
 
-class Misfit(Exception):
+class MisfitError(Exception):
     """A value doesn't fit a type. `issues`: [{"path": ["items", 3, "price"], "message": "..."}], at least one."""
 
     def __init__(self, issues: list[dict[str, Any]]) -> None:
@@ -52,7 +53,7 @@ class Misfit(Exception):
         return f"{self.issues[0]['message']}{more}"
 
 
-class UnsupportedType(Exception):
+class UnsupportedTypeError(Exception):
     """Neither library can code an annotation; the message says why."""
 
 
@@ -60,13 +61,13 @@ def adapter_for(annotation: Any, *, pydantic: bool) -> Adapter:
     """The adapter of an annotation; `pydantic` says that something in it needs pydantic.
 
     Raises:
-        UnsupportedType: it can't be coded.
+        UnsupportedTypeError: it can't be coded.
     """
     if pydantic:
         return _PydanticAdapter(annotation)
     try:
         return _MsgspecAdapter(annotation)
-    except UnsupportedType:
+    except UnsupportedTypeError:
         # Unions of dataclasses, enums of odd values: pydantic does them, but only if the program has it anyway.
         if "pydantic" in sys.modules:
             return _PydanticAdapter(annotation)
@@ -75,7 +76,7 @@ def adapter_for(annotation: Any, *, pydantic: bool) -> Adapter:
 
 def jsonable(value: Any) -> Any:
     """Plainer data for a model without its annotation: what a schema at the receiving end parses."""
-    cls = type(value)
+    cls = cast("type[Any]", type(value))
     serializer = getattr(cls, "__pydantic_serializer__", None)
     try:
         if serializer is not None and hasattr(serializer, "to_python"):
@@ -83,7 +84,7 @@ def jsonable(value: Any) -> Any:
         if is_pydantic(cls):
             return _PydanticAdapter(cls).dump(value)
     except Exception as exc:  # pydantic runs the user's own serializers, which may raise anything
-        raise Refused(f"is a {cls.__name__} that can't be turned into JSON: {exc}") from exc
+        raise RefusedError(f"is a {cls.__name__} that can't be turned into JSON: {exc}") from exc
     if dataclasses.is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, msgspec.Struct):
@@ -96,19 +97,19 @@ def jsonable(value: Any) -> Any:
         return list(cast("tuple[Any, ...]", value))
     if hasattr(cls, "__attrs_attrs__"):
         return {field.name: getattr(value, field.name) for field in cls.__attrs_attrs__}
-    raise Refused(refusal(value))
+    raise RefusedError(refusal(value))
 
 
 def refusal(value: Any, unresolved: list[str] | None = None) -> str:
     """Why a value of this kind isn't stored without help, and what to write instead."""
-    cls = type(value)
+    cls = cast("type[Any]", type(value))
     name = cls.__name__
     if unresolved and is_model(cls):
         return (
             f"is a {name}, and the return annotation {unresolved[0]!r} can't be evaluated: import its names outside "
             f"TYPE_CHECKING and at module level, or pass output={name}"
         )
-    if isinstance(value, tuple) and hasattr(cls, "_fields"):
+    if is_namedtuple(cls):
         return f"is a named tuple: annotate '-> {name}' or pass output={name}, or return tuple(...) of it"
     if is_model(cls):
         return (
@@ -135,7 +136,8 @@ def refusal(value: Any, unresolved: list[str] | None = None) -> str:
 
 def difference(before: Any, after: Any, path: str = "$") -> str:
     """Path of the first place at which two unequal values part: `$.items[3].token`."""
-    if type(before) is not type(after):
+    cls = cast("type[Any]", type(before))
+    if cls is not type(after):
         return path
     pairs: list[tuple[str, Any, Any]] = []
     if isinstance(before, dict):
@@ -144,7 +146,7 @@ def difference(before: Any, after: Any, path: str = "$") -> str:
     elif isinstance(before, (list, tuple)):
         items = cast("list[Any]", before)
         pairs = [(step_text(i), a, b) for i, (a, b) in enumerate(zip(items, after, strict=False))]
-    elif is_model(type(before)):
+    elif is_model(cls):
         names: Any = getattr(before, "__struct_fields__", None) or list(getattr(before, "__dict__", {}))
         pairs = [(step_text(name), getattr(before, name), getattr(after, name, _MISSING)) for name in names]
     for step, a, b in pairs:
@@ -157,7 +159,7 @@ def unequal(before: Any, after: Any) -> bool:
     """Whether two values are known to differ; those that can't be compared (arrays, say) are given the benefit."""
     try:
         return bool(before != after)
-    except Exception:  # __eq__ of the user's own classes
+    except Exception:  # noqa: BLE001  (__eq__ of the user's own classes)
         return False
 
 
@@ -176,7 +178,7 @@ class _PydanticAdapter:
         try:
             self._adapter: Any = pydantic.TypeAdapter(annotation)
         except Exception as exc:  # schema building runs the user's own hooks
-            raise UnsupportedType(f"pydantic can't handle {annotation!r}: {_first_line(exc)}") from exc
+            raise UnsupportedTypeError(f"pydantic can't handle {annotation!r}: {_first_line(exc)}") from exc
 
     def dump(self, value: Any) -> Any:
         try:
@@ -184,19 +186,19 @@ class _PydanticAdapter:
                 value, mode="json", round_trip=True, warnings="error", **self._writing
             )
         except Exception as exc:  # pydantic runs the user's own serializers, which may raise anything
-            raise Misfit([{"path": [], "message": _first_line(exc, 2)}]) from exc
+            raise MisfitError([_serializer_issue(str(exc))]) from exc
 
     def load(self, text: str) -> Any:
         try:
             return self._adapter.validate_json(text, **self._reading)
         except self._pydantic.ValidationError as exc:
-            raise Misfit(_pydantic_issues(exc)) from exc
+            raise MisfitError(_pydantic_issues(exc)) from exc
 
     def convert(self, data: Any) -> Any:
         try:
             return self._adapter.validate_python(data, **self._reading)
         except self._pydantic.ValidationError as exc:
-            raise Misfit(_pydantic_issues(exc)) from exc
+            raise MisfitError(_pydantic_issues(exc)) from exc
 
     def schema(self) -> dict[str, Any]:
         return self._adapter.json_schema()
@@ -217,7 +219,7 @@ class _MsgspecAdapter:
         try:
             self._decoder: Any = msgspec.json.Decoder(annotation, dec_hook=_unknown)
         except (TypeError, NameError, AttributeError) as exc:
-            raise UnsupportedType(
+            raise UnsupportedTypeError(
                 f"msgspec can't handle {annotation!r} ({_first_line(exc)}); pydantic, once imported, may"
             ) from exc
 
@@ -225,28 +227,28 @@ class _MsgspecAdapter:
         try:
             return msgspec.to_builtins(value, str_keys=True, enc_hook=_no_encoding)
         except RecursionError:
-            raise Refused("is nested too deep, or contains itself; store it flat") from None
+            raise RefusedError("is nested too deep, or contains itself; store it flat") from None
         except (TypeError, ValueError, AttributeError) as exc:
-            raise Misfit([{"path": [], "message": _first_line(exc)}]) from exc
+            raise MisfitError([{"path": [], "message": _first_line(exc)}]) from exc
 
     def load(self, text: str) -> Any:
         try:
             return self._decoder.decode(text)
         except msgspec.ValidationError as exc:
-            raise Misfit([_msgspec_issue(str(exc))]) from exc
+            raise MisfitError([_msgspec_issue(str(exc))]) from exc
 
     def convert(self, data: Any) -> Any:
         try:
             return msgspec.convert(data, self._annotation, str_keys=True, dec_hook=_unknown)
         except msgspec.ValidationError as exc:
-            raise Misfit([_msgspec_issue(str(exc))]) from exc
+            raise MisfitError([_msgspec_issue(str(exc))]) from exc
 
     def schema(self) -> dict[str, Any]:
         return msgspec.json.schema(self._annotation)
 
 
 def _no_encoding(value: Any) -> Any:
-    raise Refused(refusal(value))
+    raise RefusedError(refusal(value))
 
 
 def _unknown(cls: type, data: Any) -> Any:
@@ -256,6 +258,17 @@ def _unknown(cls: type, data: Any) -> Any:
 def _pydantic_issues(error: Any) -> list[dict[str, Any]]:
     found = error.errors(include_url=False, include_context=False, include_input=False)
     return [{"path": list(issue["loc"]), "message": issue["msg"]} for issue in found]
+
+
+def _serializer_issue(message: str) -> dict[str, Any]:
+    """Shorten pydantic's "...UnexpectedValue(Expected `Page` - ... [field_name='a', input_value=..., input_type=dict])"."""
+    expected = re.search(r"Expected `([^`]*)`", message)
+    given = re.search(r"input_type=([\w.]+)", message)
+    field = re.search(r"field_name='(\w+)'", message)
+    return {
+        "path": [field[1]] if field else [],
+        "message": f"Expected `{expected[1]}`, got `{given[1]}`" if expected and given else message.strip(),
+    }
 
 
 def _msgspec_issue(message: str) -> dict[str, Any]:
@@ -273,5 +286,5 @@ def _msgspec_issue(message: str) -> dict[str, Any]:
     return {"path": path, "message": text}
 
 
-def _first_line(error: BaseException, lines: int = 1) -> str:
-    return " ".join(line.strip() for line in str(error).strip().splitlines()[:lines]) or type(error).__name__
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

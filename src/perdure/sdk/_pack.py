@@ -43,7 +43,7 @@ _PLAIN: Final = frozenset({str, bool, type(None)})
 _json = msgspec.json.Encoder()
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A value can't be stored. `problem` completes "the value at $.a[0] ..."; the steps are added while unwinding."""
 
     def __init__(self, problem: str) -> None:
@@ -51,13 +51,14 @@ class Refused(Exception):
         self.problem = problem
         self._steps: list[str] = []
 
-    def at(self, step: str | int) -> Refused:
+    def at(self, step: str | int) -> RefusedError:
         self._steps.append(step_text(step))
         return self
 
     @property
     def path(self) -> str:
-        return "$" + "".join(reversed(self._steps))
+        steps = self._steps[::-1]
+        return "$" + "".join(steps if len(steps) <= 20 else [*steps[:10], " ... ", *steps[-2:]])
 
 
 def step_text(step: str | int) -> str:
@@ -69,7 +70,7 @@ def step_text(step: str | int) -> str:
 
 def is_plain(value: Any, depth: int = 0) -> bool:
     """Whether JSON alone holds `value` exactly (lone surrogates aside, which the encoder finds)."""
-    kind = type(value)
+    kind: Any = type(value)  # pyright: ignore[reportUnknownVariableType]  (a cast costs more than the check)
     if kind in _PLAIN:
         return True
     if kind is int:
@@ -84,7 +85,7 @@ def is_plain(value: Any, depth: int = 0) -> bool:
                 return False
         return True
     if kind is list:
-        for item in value:
+        for item in value:  # noqa: SIM110  (a generator costs more than the check)
             if type(item) not in _PLAIN and not is_plain(item, depth + 1):
                 return False
         return True
@@ -92,7 +93,7 @@ def is_plain(value: Any, depth: int = 0) -> bool:
 
 
 class Packer:
-    """Packs values. `other(value)` is asked for what has no place here: it returns data to pack instead, or raises Refused.
+    """Packs values. `other(value)` is asked for what has no place here: it returns data to pack instead, or raises RefusedError.
 
     With `lossy`, values take the plain form that a schema at the other end will parse, and the nodes mean nothing.
     """
@@ -103,7 +104,7 @@ class Packer:
         self._lossy = lossy
 
     def pack(self, value: Any, depth: int = 0) -> tuple[Any, Node]:
-        kind = type(value)
+        kind: Any = type(value)  # pyright: ignore[reportUnknownVariableType]  (a cast costs more than the check)
         if kind is str:
             return _text(value), None
         if kind is int:
@@ -113,7 +114,9 @@ class Packer:
         if kind is float:
             return _float(value), None
         if depth > DEPTH_MAX:
-            raise Refused(f"is nested more than {DEPTH_MAX} levels deep, or contains itself; store it flat")
+            raise RefusedError(
+                f"is nested more than {DEPTH_MAX} levels deep, or contains itself; store it flat"
+            )
         if isinstance(value, Enum):
             return self._enum(value, depth)
         if isinstance(value, dict):
@@ -135,14 +138,14 @@ class Packer:
         nodes: dict[str, Any] = {}
         for name, item in dict[Any, Any].items(value):
             if not isinstance(name, str) or isinstance(name, Enum):
-                raise Refused(
+                raise RefusedError(
                     f"has the key {name!r} ({type(name).__name__}), but keys of stored dicts are strings: "
                     f"write {'its .value' if isinstance(name, Enum) else 'str(key)'}, or store a list of pairs"
                 )
             try:
                 text = _text(str.__str__(name))
                 data[text], node = self.pack(item, depth + 1)
-            except Refused as refused:
+            except RefusedError as refused:
                 raise refused.at(name) from None
             if node is not None:
                 nodes[text] = node
@@ -154,7 +157,7 @@ class Packer:
         for index, item in enumerate(items):
             try:
                 packed, node = self.pack(item, depth + 1)
-            except Refused as refused:
+            except RefusedError as refused:
                 raise refused.at(index) from None
             data.append(packed)
             if node is not None:
@@ -170,7 +173,7 @@ class Packer:
         for item in set[Any].__iter__(value) if isinstance(value, set) else frozenset[Any].__iter__(value):
             try:
                 pair = self.pack(item, depth + 1)
-            except Refused as refused:
+            except RefusedError as refused:
                 raise refused.at("(item)") from None
             packed.append((_json.encode(pair), pair))
         packed.sort(key=lambda entry: entry[0])
@@ -184,7 +187,7 @@ class Packer:
         cls = type(member)
         name = f"{cls.__module__}:{cls.__qualname__}"
         if self._enums.get(name) is not cls and _loaded_enum(name) is not cls:
-            raise Refused(
+            raise RefusedError(
                 f"is a member of the enum {cls.__qualname__}, which can't be found again by its name in module "
                 f"{cls.__module__}: define it at module level, or annotate '-> {cls.__name__}'"
             )
@@ -192,11 +195,13 @@ class Packer:
         if type(value) in (str, int) and is_plain(value) and _find_member(cls, value) is member:
             try:
                 return _text(value) if type(value) is str else value, f"enum:{name}"
-            except Refused:
+            except RefusedError:
                 pass
         plain_name: Any = member.name
         if plain_name is None or cls.__members__.get(plain_name) is not member:
-            raise Refused(f"is {member!r}, which is no named member of {cls.__qualname__}: store its .value")
+            raise RefusedError(
+                f"is {member!r}, which is no named member of {cls.__qualname__}: store its .value"
+            )
         return _text(plain_name), f"enum.name:{name}"
 
 
@@ -204,7 +209,7 @@ def unpack(data: Any, node: Node, enums: Enums) -> Any:
     """The value of JSON data (fresh: it is changed in place) and its node.
 
     Raises:
-        Refused: an enum or a member of it isn't there, or the node doesn't belong to the data.
+        RefusedError: an enum or a member of it isn't there, or the node doesn't belong to the data.
     """
     if node is None:
         return data
@@ -232,7 +237,7 @@ def unpack(data: Any, node: Node, enums: Enums) -> Any:
 def _unpack_at(step: str | int, data: Any, node: Node, enums: Enums) -> Any:
     try:
         return unpack(data, node, enums)
-    except Refused as refused:
+    except RefusedError as refused:
         raise refused.at(step) from None
 
 
@@ -245,7 +250,7 @@ def _text(value: str) -> str:
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise Refused(
+            raise RefusedError(
                 "holds a lone surrogate, which is no character: clean it with "
                 'value.encode("utf-8", "replace").decode(), or store bytes'
             ) from None
@@ -254,7 +259,7 @@ def _text(value: str) -> str:
 
 def _int(value: int) -> int:
     if not INT_MIN <= value <= INT_MAX:
-        raise Refused(
+        raise RefusedError(
             "is an int past 64 bits, which others can't read from JSON: store str(value) or Decimal(value)"
         )
     return value
@@ -262,7 +267,7 @@ def _int(value: int) -> int:
 
 def _float(value: float) -> float:
     if value - value != 0:
-        raise Refused(f"is {value!r}, which JSON can't hold: store None or a string instead")
+        raise RefusedError(f"is {value!r}, which JSON can't hold: store None or a string instead")
     return value
 
 
@@ -277,7 +282,7 @@ def _leaf(value: Any) -> tuple[Any, str | None] | None:
         return str(value), "uuid"
     if isinstance(value, Decimal):
         if not value.is_finite():
-            raise Refused(f"is {value!r}, which is no number: store None or a string instead")
+            raise RefusedError(f"is {value!r}, which is no number: store None or a string instead")
         return Decimal.__str__(value), "decimal"
     if isinstance(value, bytes):
         return b64encode(value).decode(), "bytes"
@@ -318,7 +323,9 @@ def _restore(data: Any, tag: str, enums: Enums) -> Any:
     if kind in ("time", "time/fold"):
         clock = time.fromisoformat(data).replace(fold=int(kind != "time"))
         return clock.replace(tzinfo=_zone(key) or clock.tzinfo)
-    raise Refused(f"was stored with the type {tag!r}, which this release of perdure doesn't know: upgrade it")
+    raise RefusedError(
+        f"was stored with the type {tag!r}, which this release of perdure doesn't know: upgrade it"
+    )
 
 
 def _restore_datetime(text: str, fold: int, key: str) -> datetime:
@@ -345,13 +352,13 @@ def _member(data: Any, name: str, enums: Enums, *, by_name: bool) -> Enum:
     same_qualname = [cls for known, cls in enums.items() if known.partition(":")[2] == qualname]
     cls = enums.get(name) or (same_qualname[0] if len(same_qualname) == 1 else None) or _loaded_enum(name)
     if cls is None:
-        raise Refused(
+        raise RefusedError(
             f"was stored as a member of the enum {qualname} of module {module}, which isn't loaded here (perdure never "
             f"imports by a stored name): import it where the job is defined, or annotate '-> {qualname}'"
         )
     member = cls.__members__.get(data) if by_name else _find_member(cls, data)
     if member is None:
-        raise Refused(
+        raise RefusedError(
             f"was stored as {data!r} of the enum {qualname}, which has no such member now: add it again, then continue "
             "the run"
         )

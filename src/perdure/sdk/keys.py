@@ -69,7 +69,7 @@ def _joined(key: Any) -> str:
     for part in parts:
         if isinstance(part, str) and "\0" in part:
             raise UsageError(f"the key {key!r} holds a NUL character; remove it")
-    return ":".join([part if type(part) is str else _text(part, key) for part in parts])
+    return ":".join([part if type(part) is str else _text(part, parts) for part in parts])
 
 
 def _refuse(text: str, key: Key, chars_max: int) -> None:
@@ -85,13 +85,13 @@ def _refuse(text: str, key: Key, chars_max: int) -> None:
     )
 
 
-def _text(part: Any, key: Key) -> str:
+def _text(part: Any, key: Any) -> str:
     if isinstance(part, str):
         return str.__str__(part)
     return _stable_json(part, key, 0)
 
 
-def _stable_json(value: Any, key: Key, depth: int) -> str:
+def _stable_json(value: Any, key: Any, depth: int) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):

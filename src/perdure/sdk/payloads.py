@@ -53,7 +53,7 @@ class PayloadSchema:
                 if found.pydantic
                 else _models.adapter_for(schema, pydantic=False)
             )
-        except _models.UnsupportedType as exc:
+        except _models.UnsupportedTypeError as exc:
             raise UsageError(f"the payload schema can't be used: {exc}") from exc
 
     def parse(self, text: str, *, job_id: str) -> Any:
@@ -64,7 +64,7 @@ class PayloadSchema:
         """
         try:
             return msgspec.json.decode(text) if self._adapter is None else self._adapter.load(text)
-        except _models.Misfit as misfit:
+        except _models.MisfitError as misfit:
             raise InvalidPayloadError(job_id=job_id, issues=misfit.issues) from misfit.__cause__
         except (msgspec.DecodeError, UnicodeError) as exc:
             raise InvalidPayloadError(
@@ -77,7 +77,7 @@ class PayloadSchema:
             return None
         try:
             return self._adapter.schema()
-        except Exception:  # pydantic and msgspec refuse types that have no JSON schema, each in its own way
+        except Exception:  # noqa: BLE001  (types without a JSON schema are refused in several ways)
             return None
 
     def check_examples(self, examples: Sequence[Example], *, where: str) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 from perdure.durations import to_ms
 from perdure.errors import TaskError, UsageError, qualified_name
@@ -101,7 +101,8 @@ class Retry:
 def _kinds(only: Any) -> tuple[type[BaseException] | str, ...] | None:
     if only is None:
         return None
-    kinds: Any = only if isinstance(only, (tuple, list, set, frozenset)) else (only,)
+    several = isinstance(only, (tuple, list, set, frozenset))
+    kinds = cast("tuple[Any, ...]", only if several else (only,))
     for kind in kinds:
         if not (isinstance(kind, str) and kind) and not (
             isinstance(kind, type) and issubclass(kind, BaseException)

@@ -23,7 +23,7 @@ from perdure.limits import DEFAULT_LIMITS
 
 from . import _models
 from ._annotations import Survey, Unresolved, return_annotation, strip, survey, union_members
-from ._pack import Node, Packer, Refused, is_plain, unpack
+from ._pack import Node, Packer, RefusedError, is_plain, unpack
 
 __all__ = [
     "PLAIN",
@@ -36,6 +36,7 @@ __all__ = [
     "return_annotation",
     "roundtrip",
     "to_json",
+    "view",
 ]
 
 _dumps = msgspec.json.Encoder().encode
@@ -63,9 +64,11 @@ def encode(
     """JSON and type map of a value.
 
     Args:
+        value: what to store.
         where: begins the message of an error: "output of task 'fetch'".
         annotation: type that the value has by its author's word; None (or anything plain) if there is none.
-        limit: size that JSON and type map may have together, in bytes; `setting` is the name of that limit.
+        limit: size that JSON and type map may have together, in bytes.
+        setting: name of that limit among `Limits`.
 
     Raises:
         SerializationError: it can't be stored so that it comes back the same, or doesn't fit the annotation.
@@ -93,6 +96,14 @@ def roundtrip(
 ) -> tuple[Encoded, Any]:
     """What is stored, and what a replay will see in its place (a first run has to return exactly that)."""
     return codec_for(annotation).roundtrip(value, where=where, limit=limit, setting=setting)
+
+
+def view(json: str, types: str | None = None) -> Any:
+    """The value for a reader who may not have its classes (`get_run`, pages): plain JSON where `decode` fails."""
+    try:
+        return PLAIN.decode(json, types, where="stored value")
+    except SerializationError:
+        return _loads(json)
 
 
 def to_json(
@@ -124,7 +135,7 @@ def _dump_checked(value: Any, packer: Packer, where: str) -> tuple[bytes, Node]:
                 pass
         data, node = packer.pack(value)
         return _dumps(data), node
-    except Refused as refused:
+    except RefusedError as refused:
         raise SerializationError(
             where=where, path=refused.path, problem=refused.problem
         ) from refused.__cause__
@@ -159,7 +170,7 @@ class Codec:
         return encoded, self.decode(encoded.json, encoded.types, where=where)
 
     def _refuse(self, value: Any) -> Any:
-        raise Refused(_models.refusal(value, self._unresolved))
+        raise RefusedError(_models.refusal(value, self._unresolved))
 
     def _dump(self, value: Any, where: str) -> tuple[bytes, Node]:
         return _dump_checked(value, self._packer, where)
@@ -176,7 +187,7 @@ class Codec:
     def _unpack(self, data: Any, types: str, where: str) -> Any:
         try:
             return unpack(data, _loads(types), self._enums)
-        except Refused as refused:
+        except RefusedError as refused:
             raise SerializationError(where=where, path=refused.path, problem=refused.problem) from None
         except (KeyError, IndexError, ValueError, TypeError, OverflowError) as exc:
             raise SerializationError(
@@ -205,7 +216,7 @@ class _ModelCodec(Codec):
                 return self._adapter.load(json)
             # Written before the function had this annotation.
             return self._adapter.convert(self._unpack(_loads(json), types, where))
-        except _models.Misfit as misfit:
+        except _models.MisfitError as misfit:
             raise SerializationError(
                 where=where,
                 path=misfit.path,
@@ -219,7 +230,7 @@ class _ModelCodec(Codec):
         encoded = self._measure(*self._dump(value, where), where, limit, setting)
         try:
             restored = self._adapter.load(encoded.json)
-        except _models.Misfit as misfit:
+        except _models.MisfitError as misfit:
             raise SerializationError(
                 where=where, path=misfit.path, problem=f"doesn't fit {self._name}: {misfit.problem}"
             ) from misfit.__cause__
@@ -235,11 +246,11 @@ class _ModelCodec(Codec):
     def _dump(self, value: Any, where: str) -> tuple[bytes, Node]:
         try:
             data = self._adapter.dump(value)
-        except Refused as refused:
+        except RefusedError as refused:
             raise SerializationError(
                 where=where, path=refused.path, problem=refused.problem
             ) from refused.__cause__
-        except _models.Misfit as misfit:
+        except _models.MisfitError as misfit:
             raise SerializationError(
                 where=where, path=misfit.path, problem=f"doesn't fit {self._name}: {misfit.problem}"
             ) from misfit.__cause__
@@ -348,7 +359,7 @@ def _make_codec(annotation: Any) -> Codec:
         )
     try:
         return _ModelCodec(annotation, found)
-    except _models.UnsupportedType as exc:
+    except _models.UnsupportedTypeError as exc:
         return _Unsupported(str(exc), found)
 
 
