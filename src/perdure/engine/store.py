@@ -5,7 +5,10 @@ batch of them in one transaction and returns one result per change. Guards are d
 does nothing and *returns* what is there instead, so that the engine can decide again; it never raises. A store compares
 and writes, it never works out a status.
 
-Every change can be repeated after an unknown outcome (a lost COMMIT): it then finds its own rows.
+Every change can be repeated after an unknown outcome (a lost COMMIT): it then finds its own rows. IngestEvent returns
+them as a duplicate. RecordTasks and MoveRun return Applied while what they wrote is in place as they wrote it, the run
+not having moved on since (or only by moves of the same batch); else Refused with what is there. ClaimRuns claims other
+runs: those of the lost claim come back when their lease has run out.
 
 Within a batch, changes take effect kind by kind in this order: IngestEvent, RecordTasks, MoveRun, RenewLeases,
 ClaimRuns; inside a kind in the order given (several MoveRun of one run: the second sees what the first did). Callers
@@ -110,8 +113,8 @@ class Ingested(Struct, kw_only=True):
 class RecordTasks(Struct, kw_only=True):
     """Write tasks and logs of an execution. Guard: the run is leased to this execution. Result: Applied or Refused.
 
-    A task row is replaced as a whole, except that an absent output/types keeps the stored one; a log id that is known
-    is left alone. The same task twice in a batch: the last one counts.
+    A task row is replaced as a whole, except that an absent output keeps the stored one and its types; `omitted` is not
+    stored; a log id that is known is left alone. The same task twice in a batch: the last one counts.
     """
 
     run_id: str
@@ -128,17 +131,19 @@ class MoveRun(Struct, kw_only=True):
     None) at `at`, WAITING with a timer at `wake_at`. EXECUTING can't be entered: ClaimRuns does that.
 
     Attributes:
-        at: now, for created, completed and queue order.
+        at: now, for completed and queue order.
         add_spent_ms: added to the time executed.
         crashes: new value of the counter.
         output, types, error, reason, failed_tasks: replace the stored ones (absent = cleared).
-        completed_at: set for terminal statuses, else None.
+        completed_at: set for terminal statuses, else None (so is `wake_at`, but for WAITING).
         tasks, logs: as in RecordTasks, written in the same transaction.
         cancel_open: tasks without completion or interruption become CANCELED, completed at `at`.
         reset: ids of tasks whose rows are deleted, so that they start afresh; every interruption from the earliest of
             their completions (its `seq`) on is undone too: CANCELED rows deleted, `interrupted` cleared on others.
             With an empty list nothing is reset.
         reset_open: also delete rows CANCELED without an interruption (those `cancel_open` made).
+
+    Tasks and logs are written first, then `cancel_open`, `reset`, `reset_open` look at the result.
     """
 
     run_id: str
@@ -147,6 +152,7 @@ class MoveRun(Struct, kw_only=True):
     status: RunStatus
     at: int
     wake_at: int | None = None
+    priority: int | None = None
     add_spent_ms: int = 0
     crashes: int = 0
     output: str | None = None
@@ -226,6 +232,9 @@ class RunFilter(Struct, kw_only=True, frozen=True):
 class Store(Protocol):
     """A database with perdure's tables in it, for one environment. Opened and migrated by its adapter's constructor.
 
+    Text comes back as it was given, character for character. It is checked before it gets here: a lone surrogate, or a
+    NUL in text that isn't JSON (where it is escaped), makes `apply` raise ValueError.
+
     Raises, from every method:
         UnavailableError: nothing was written (disk full, locked out, stopped); safe to repeat.
         StoreBrokenError: the outcome of a COMMIT is unknown and this store object is finished: reopen and recover.
@@ -267,7 +276,7 @@ class Store(Protocol):
         ...
 
     async def count_by_status(self, *, active_only: bool = False) -> dict[RunStatus, int]:
-        """How many runs are in each status; `active_only`: just QUEUED and EXECUTING, from the small tables."""
+        """How many runs are in each status, 0 included; `active_only`: just QUEUED and EXECUTING, from the small tables."""
         ...
 
     async def close(self) -> None:

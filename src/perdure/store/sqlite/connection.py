@@ -1,0 +1,343 @@
+"""A SQLite database: its connections, the threads they live on, transactions, and what its errors mean.
+
+One connection writes, on a thread of its own; another reads, on another, so a read never waits for a commit (WAL). A
+database in memory has one connection for both. With `inline` there are no threads: calls run in the caller, which is
+what a deterministic simulation needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+from perdure.clock import Clock, SystemClock
+from perdure.errors import ConfigurationError, StoreBrokenError, UnavailableError, UsageError
+from perdure.store.migrate import Migration, load_migrations, pending_migrations
+
+from .lock import FileLock
+
+T = TypeVar("T")
+CommitHook = Callable[[str], None]
+
+# Nothing was written and nothing is wrong with the batch: the caller may repeat it.
+_UNAVAILABLE = {
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_NOMEM,
+}
+
+
+def _code(error: BaseException) -> int | None:
+    code = getattr(error, "sqlite_errorcode", None)
+    return code & 0xFF if isinstance(code, int) else None
+
+
+def _translated(error: BaseException) -> BaseException:
+    if _code(error) in _UNAVAILABLE:
+        return UnavailableError(
+            f"the SQLite database can't be used now ({error}); nothing was written, repeat later"
+        )
+    return error
+
+
+class Lane:
+    """A thread that runs calls one after another; `inline`: none, the caller runs them itself."""
+
+    def __init__(self, name: str, *, inline: bool) -> None:
+        self._queue: SimpleQueue[
+            tuple[Callable[[], Any], asyncio.AbstractEventLoop, asyncio.Future[Any]] | None
+        ]
+        self._queue = SimpleQueue()
+        self._thread = None if inline else threading.Thread(target=self._serve, name=name, daemon=True)
+        if self._thread:
+            self._thread.start()
+
+    async def run(self, call: Callable[[], T]) -> T:
+        """What `call` returns or raises. Cancelling the wait doesn't cancel the call."""
+        if self._thread is None:
+            return call()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._queue.put((call, loop, future))
+        return await future
+
+    async def stop(self) -> None:
+        """Finish what was submitted; nothing may be submitted afterwards."""
+        if self._thread is not None:
+            await self.run(lambda: None)
+            self._queue.put(None)
+            self._thread.join()
+
+    def _serve(self) -> None:
+        while item := self._queue.get():
+            call, loop, future = item
+            value, error = None, None
+            try:
+                value = call()
+            except BaseException as caught:  # noqa: BLE001 - it belongs to the caller
+                error = caught
+            with suppress(RuntimeError):  # the caller's loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(_settle, future, value, error)
+            del item, call, future, value, error
+
+
+def _settle(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
+    if future.done():  # its waiter was cancelled
+        return
+    if error is None:
+        future.set_result(value)
+    else:
+        future.set_exception(error)
+
+
+class Database:
+    """An open database, shared by the stores of its environments. Closed when the last of them is.
+
+    `on_commit` is called with "before" and "after" around every COMMIT; what it raises counts as raised by the COMMIT.
+    """
+
+    def __init__(
+        self,
+        writer: sqlite3.Connection | None,
+        reader: sqlite3.Connection,
+        lock: FileLock | None,
+        *,
+        inline: bool,
+    ) -> None:
+        self.on_commit: CommitHook | None = None
+        self._writer = writer
+        self._reader = reader
+        self._lock = lock
+        self._pid = os.getpid()
+        self._users = 1
+        self._broken = False
+        self._read_lane = Lane("perdure-sqlite-read", inline=inline)
+        self._write_lane = (
+            self._read_lane if writer is reader else Lane("perdure-sqlite-write", inline=inline)
+        )
+
+    @classmethod
+    async def open(
+        cls,
+        path: str,
+        *,
+        read_only: bool = False,
+        inline: bool = False,
+        lock_wait_seconds: float = 10.0,
+        busy_timeout_seconds: float = 5.0,
+        clock: Clock | None = None,
+    ) -> Database:
+        """Open, and migrate, the database at `path`, which this process then owns; `read_only` does neither.
+
+        Raises:
+            StoreInUseError: another process owns the file.
+            SchemaOutdatedError: its schema is newer than this release, or older and `read_only`.
+            ConfigurationError: it can't be opened, or isn't a SQLite database.
+        """
+        clock = clock or SystemClock()
+        in_memory = path == ":memory:"
+        try:
+            lock = (
+                None
+                if in_memory or read_only
+                else await FileLock.acquire(path, wait_seconds=lock_wait_seconds, clock=clock)
+            )
+        except OSError as error:
+            raise ConfigurationError(f"can't open the SQLite database {path}: {error}") from error
+        try:
+            if read_only:
+                reader = _connect_read_only(path, busy_timeout_seconds)
+                _check_schema(reader, path)
+                return cls(None, reader, None, inline=inline)
+            writer = _connect_writer(path, busy_timeout_seconds)
+            _migrate(writer, path, clock)
+            reader = writer if in_memory else _connect_reader(path, busy_timeout_seconds)
+            return cls(writer, reader, lock, inline=inline)
+        except BaseException as error:
+            if lock:
+                lock.release()
+            if isinstance(error, sqlite3.Error):
+                raise ConfigurationError(f"can't open the SQLite database {path}: {error}") from error
+            raise
+
+    def share(self) -> Database:
+        """The same database for one more store."""
+        self._check()
+        self._users += 1
+        return self
+
+    async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` in one durable transaction; if it raises, nothing is written. Errors as the Store port says."""
+        self._check()
+        writer = self._writer
+        if writer is None:
+            raise UsageError("this SQLite database was opened for reading only")
+        return await self._write_lane.run(lambda: self._transact(writer, work))
+
+    async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` on one snapshot, beside any write."""
+        self._check()
+        return await self._read_lane.run(lambda: self._snapshot(work))
+
+    async def close(self) -> None:
+        """Give up one use; the last finishes what was submitted, closes the file and lets go of its lock."""
+        self._users -= 1
+        if self._users != 0:
+            return
+        await self._write_lane.stop()
+        if self._read_lane is not self._write_lane:
+            await self._read_lane.stop()
+        try:
+            self._reader.close()
+            if self._writer:
+                self._writer.close()  # the last to close writes the WAL back
+        finally:
+            if self._lock:
+                self._lock.release()
+
+    def _check(self) -> None:
+        if self._pid != os.getpid():
+            raise UsageError("a SQLite database can't be used in a forked child: open it there")
+        if self._users <= 0:
+            raise UnavailableError("the store is closed; nothing was written")
+
+    def _check_broken(self) -> None:
+        if self._broken:
+            raise StoreBrokenError("an earlier COMMIT had an unknown outcome: reopen the SQLite database")
+
+    def _transact(self, writer: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+        self._check_broken()
+        try:
+            writer.execute("begin immediate")
+            value = work(writer)
+        except BaseException as error:
+            self._rollback(writer)
+            raise _translated(error) from error
+        self._commit(writer)
+        return value
+
+    def _commit(self, writer: sqlite3.Connection) -> None:
+        try:
+            if self.on_commit:
+                self.on_commit("before")
+            writer.execute("commit")
+            if self.on_commit:
+                self.on_commit("after")
+        except BaseException as error:
+            if _code(error) == sqlite3.SQLITE_IOERR:
+                self._broken = True
+                raise StoreBrokenError(
+                    f"COMMIT failed ({error}), its outcome is unknown: reopen the database"
+                ) from error
+            self._rollback(writer)
+            raise _translated(error) from error
+
+    def _rollback(self, writer: sqlite3.Connection) -> None:
+        if not writer.in_transaction:  # SQLite has rolled back by itself, or the commit is done
+            return
+        try:
+            writer.execute("rollback")
+        except sqlite3.Error as error:
+            self._broken = True
+            raise StoreBrokenError(f"ROLLBACK failed ({error}): reopen the database") from error
+
+    def _snapshot(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        self._check_broken()
+        try:
+            self._reader.execute("begin")
+            try:
+                return work(self._reader)
+            finally:
+                self._reader.execute("commit")
+        except sqlite3.Error as error:
+            raise _translated(error) from error
+
+
+def _connect(target: str, timeout: float, *, uri: bool = False) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        target,
+        timeout=timeout,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=256,
+        uri=uri,
+    )
+    connection.execute("pragma temp_store = memory")
+    connection.execute("pragma cache_size = -65536")
+    return connection
+
+
+def _connect_writer(path: str, timeout: float) -> sqlite3.Connection:
+    connection = _connect(path, timeout)
+    connection.execute("pragma journal_mode = wal")
+    connection.execute("pragma synchronous = full")
+    connection.execute("pragma journal_size_limit = 67108864")
+    return connection
+
+
+def _connect_reader(path: str, timeout: float) -> sqlite3.Connection:
+    connection = _connect(path, timeout)
+    connection.execute("pragma query_only = on")
+    return connection
+
+
+def _connect_read_only(path: str, timeout: float) -> sqlite3.Connection:
+    return _connect(f"{Path(path).absolute().as_uri()}?mode=ro", timeout, uri=True)
+
+
+def _migrations() -> list[Migration]:
+    return load_migrations("perdure.store.sqlite")
+
+
+def _schema_version(connection: sqlite3.Connection) -> int:
+    known = connection.execute("select 1 from sqlite_schema where name = 'schema_migrations'").fetchone()
+    if known is None:
+        return 0
+    return connection.execute("select coalesce(max(version), 0) from schema_migrations").fetchone()[0]
+
+
+def _check_schema(connection: sqlite3.Connection, path: str) -> None:
+    pending_migrations(_schema_version(connection), _migrations(), where=path, may_migrate=False)
+
+
+def _migrate(connection: sqlite3.Connection, path: str, clock: Clock) -> None:
+    """Apply what is pending, each migration in one transaction; the version is read again under SQLite's write lock."""
+    migrations = _migrations()
+    while pending_migrations(_schema_version(connection), migrations, where=path, may_migrate=True):
+        connection.execute("begin immediate")
+        try:
+            version = _schema_version(connection)
+            for migration in pending_migrations(version, migrations, where=path, may_migrate=True)[:1]:
+                for statement in _statements(migration.sql):
+                    connection.execute(statement)
+                connection.execute(
+                    "insert into schema_migrations (version, name, applied_at) values (?, ?, ?)",
+                    (migration.version, migration.name, clock.now()),
+                )
+            connection.execute("commit")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("rollback")
+            raise
+
+
+def _statements(script: str) -> list[str]:
+    """The statements of a script (which `executescript` would run outside of our transaction)."""
+    found: list[str] = []
+    lines: list[str] = []
+    for line in script.splitlines():
+        lines.append(line)
+        if line.rstrip().endswith(";") and sqlite3.complete_statement("\n".join(lines)):
+            found.append("\n".join(lines).strip())
+            lines = []
+    return found

@@ -1,0 +1,165 @@
+"""Between the port's values and JSON: a batch goes to SQLite as one JSON text, and answers come back as one.
+
+sqlite3 lets go of the GIL around every step of a statement, and to get it back from a busy event loop takes up to 5 ms.
+So it is the number of statements and rows that costs, not what is in them.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from perdure.engine.store import LeaseRow, MoveRun, NewRun, RunRow
+from perdure.schema.execution import Claim, EventRecord, LogRecord, TaskRecord
+from perdure.schema.runs import RunStatus
+
+Row = tuple[Any, ...]  # what JSON can say
+
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_encode = msgspec.json.Encoder().encode
+
+decode_run = msgspec.json.Decoder(RunRow).decode
+decode_runs = msgspec.json.Decoder(list[RunRow]).decode
+decode_event = msgspec.json.Decoder(EventRecord).decode
+decode_events = msgspec.json.Decoder(list[EventRecord]).decode
+decode_claims = msgspec.json.Decoder(list[Claim]).decode
+decode_tasks = msgspec.json.Decoder(list[tuple[str, TaskRecord]]).decode
+decode_logs = msgspec.json.Decoder(list[LogRecord]).decode
+decode_leases = msgspec.json.Decoder(list[LeaseRow]).decode
+decode_strings = msgspec.json.Decoder(list[str]).decode
+decode_pairs = msgspec.json.Decoder(list[tuple[str, str]]).decode
+decode_output = msgspec.json.Decoder(tuple[str | None, str | None]).decode
+decode_fences = msgspec.json.Decoder(list[tuple[str, int]]).decode
+decode_states = msgspec.json.Decoder(list[tuple[str, RunStatus, int]]).decode
+decode_counts = msgspec.json.Decoder(dict[str, int]).decode
+
+
+def encode(rows: object) -> str:
+    """The JSON of a batch. Raises ValueError for text with a NUL character, which SQLite's JSON would cut off there."""
+    text = _encode(rows)
+    if b"\\u0000" in text and _NUL.search(text):
+        raise ValueError("text that is to be stored holds a NUL character")
+    return text.decode()
+
+
+def event_row(event: EventRecord, created_at: int) -> Row:
+    return (
+        event.id,
+        event.name,
+        event.payload,
+        event.context,
+        event.source,
+        event.timestamp,
+        event.is_test,
+        created_at,
+    )
+
+
+def new_run_row(run: NewRun, event: EventRecord) -> Row:
+    return (
+        run.id,
+        run.job_id,
+        run.job_version,
+        event.id,
+        run.status,
+        run.priority,
+        run.created_at,
+        run.reason,
+        event.is_test,
+    )
+
+
+def new_run(run: NewRun, event: EventRecord) -> RunRow:
+    """The run as it is once stored."""
+    return RunRow(
+        id=run.id,
+        job_id=run.job_id,
+        job_version=run.job_version,
+        event_id=event.id,
+        status=run.status,
+        created_at=run.created_at,
+        priority=run.priority,
+        reason=run.reason,
+        is_test=event.is_test,
+    )
+
+
+def move_row(move: MoveRun) -> Row:
+    return (
+        move.run_id,
+        move.status,
+        move.at if move.status is RunStatus.QUEUED else None,
+        move.wake_at,
+        move.add_spent_ms,
+        move.crashes,
+        move.output,
+        move.types,
+        move.error,
+        move.reason,
+        move.failed_tasks,
+        move.completed_at,
+        move.priority,
+    )
+
+
+def task_row(run_id: str, task: TaskRecord) -> Row:
+    return (
+        run_id,
+        task.id,
+        task.idempotency_key,
+        task.key,
+        task.name,
+        task.status,
+        task.position,
+        task.parent_id,
+        task.seq,
+        task.interrupted,
+        task.attempts,
+        task.due_at,
+        task.started_at,
+        task.completed_at,
+        task.error,
+        task.details,
+        task.output,
+        task.types,
+    )
+
+
+def log_row(run_id: str, log: LogRecord) -> Row:
+    return (run_id, log.id, log.level, log.message, log.at, log.data, log.task_id)
+
+
+class Statements:
+    """The named queries of one environment on one connection."""
+
+    def __init__(self, connection: sqlite3.Connection, queries: dict[str, str], env: str) -> None:
+        self._connection = connection
+        self._queries = queries
+        self._env = env
+
+    def execute(self, name: str, **parameters: object) -> None:
+        self._connection.execute(self._queries[name], {"env": self._env, **parameters})
+
+    def execute_ids(self, name: str, ids: Iterable[str]) -> None:
+        """`execute` for a set of runs, unless it is empty."""
+        if listed := list(ids):
+            self.execute(name, ids=encode(listed))
+
+    def fetch(self, name: str, **parameters: object) -> Any:
+        """The only column of the only row, None if there is no row."""
+        row = self.fetch_row(name, **parameters)
+        return row[0] if row else None
+
+    def fetch_row(self, name: str, **parameters: object) -> Any:
+        return self.fetch_text(self._queries[name], **parameters)
+
+    def fetch_text(self, sql: str, **parameters: object) -> Any:
+        """The only row of a query that was composed of named pieces."""
+        cursor = self._connection.execute(sql, {"env": self._env, **parameters})
+        row = cursor.fetchone()
+        cursor.close()  # resets the statement, which would hold the snapshot
+        return row
