@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-import json
 from datetime import UTC, datetime, timedelta
+from json import dumps, loads
 from typing import Any
 
 import pytest
@@ -20,8 +20,9 @@ T0 = 1_767_225_600_000  # 2026-01-01 00:00:00 UTC
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def decode(text: str, types: str | None) -> Any:
-    value = json.loads(text)
+def decode(json: str, types: str | None = None, *, where: str) -> Any:
+    assert where
+    value = loads(json)
     return (types, value) if types else value
 
 
@@ -108,7 +109,7 @@ def test_task_details_are_unpacked():
         "style": {"style": "minimal"},
     }
 
-    task = views.to_task(make_record(details=json.dumps(details)), decode=decode)
+    task = views.to_task(make_record(details=dumps(details)), decode=decode)
 
     assert {name: getattr(task, name) for name in details} == details
 
@@ -129,7 +130,7 @@ def test_redacted_members_of_output_and_params_are_blanked():
     details = {"redact": ["user.token", "secret"], "params": {"secret": 1, "open": 2}}
     output = {"user": {"token": "s3cret", "name": "Ann"}}
 
-    task = views.to_task(make_record(output=json.dumps(output), details=json.dumps(details)), decode=decode)
+    task = views.to_task(make_record(output=dumps(output), details=dumps(details)), decode=decode)
 
     assert task.output == {"user": {"token": "[REDACTED]", "name": "Ann"}}
     assert task.params == {"secret": "[REDACTED]", "open": 2}
@@ -147,10 +148,10 @@ def test_redacted_members_of_output_and_params_are_blanked():
     ],
 )
 def test_redact(value: Any, path: str, expected: Any):
-    before = json.dumps(value)
+    before = dumps(value)
 
     assert views.redact(value, [path]) == expected
-    assert json.dumps(value) == before
+    assert dumps(value) == before
 
 
 def test_event_lists_its_runs():

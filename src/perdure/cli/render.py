@@ -94,7 +94,8 @@ class RunTree:
         line.append(plain(task.name), "bold")
         if task.name != task.key:
             line.append(f" ({plain(task.key)})", "dim")
-        line.append("  " + ", ".join(self._task_facts(task)), "dim")
+        if facts := ", ".join(self._task_facts(task)):
+            line.append(f"  {facts}", "dim")
         if task.id in self._annotations:
             line.append(f"  {plain(self._annotations[task.id])}", "italic magenta")
         if task.description:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 from collections.abc import AsyncGenerator
@@ -16,7 +15,7 @@ from rich.console import Console
 
 from perdure.engine.store import RunFilter, RunRow, Store
 from perdure.engine.views import to_run
-from perdure.errors import ConfigurationError, NotFoundError
+from perdure.errors import ConfigurationError, NotFoundError, SchemaOutdatedError
 from perdure.schema.runs import Run, RunStatus
 from perdure.sdk.values import decode
 from perdure.store.sqlite.store import SqliteStore
@@ -110,7 +109,15 @@ async def _load_run(db: str, run_id: str) -> Run:
 @asynccontextmanager
 async def _reader(db: str) -> AsyncGenerator[Store]:
     """The store in the file that `db` names, opened for reading: never creates, migrates or locks it."""
-    store = SqliteStore.open(str(_existing_file(db)), environment="dev", read_only=True)
+    path = _existing_file(db)
+    try:
+        store = await SqliteStore.open(str(path), environment="dev", read_only=True)
+    except SchemaOutdatedError as error:
+        if error.found == 0:
+            raise ConfigurationError(
+                f"{str(path)!r} is no database of perdure's: its tables are missing"
+            ) from error
+        raise
     try:
         yield store
     finally:
@@ -145,10 +152,9 @@ def _print_json(value: Any) -> None:
 
 def _console() -> Console:
     """Standard output. A pipe or a file has no width: lines are then cut late, so that nothing of use is lost."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            errors="backslashreplace"
-        )  # what users wrote may not fit the terminal's encoding
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")  # what users wrote may not fit the terminal's encoding
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 200

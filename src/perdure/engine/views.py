@@ -1,21 +1,27 @@
 """What is stored, as people see it: records and rows become `schema.runs` values. Pure.
 
-JSON is decoded by the caller's `decode(json, types)`, because the map of types is the SDK's matter (`sdk/values.py`).
+JSON is decoded by what the caller hands in, `perdure.sdk.values.decode`: the map of types is the SDK's matter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any, TypeAlias, cast
+from typing import Any, Protocol, cast
 
 from perdure.clock import to_datetime
 from perdure.engine.store import RunRow
 from perdure.schema.execution import EventRecord, LogRecord, TaskRecord
 from perdure.schema.runs import Event, EventRun, Log, Run, Task, TaskStatus
 
-Decode: TypeAlias = Callable[[str, str | None], Any]
-"""`decode(json, types)` → the value; `types` as in TaskRecord."""
+
+class Decode(Protocol):
+    """How JSON becomes a value."""
+
+    def __call__(self, json: str, types: str | None = None, *, where: str) -> Any:
+        """The value of `json`; `types` as in TaskRecord, `where` begins an error's message."""
+        ...
+
 
 REDACTED = "[REDACTED]"
 
@@ -35,8 +41,8 @@ def to_run(
         job_version=row.job_version,
         status=row.status,
         event_id=row.event_id,
-        payload=None if event is None else decode(event.payload, None),
-        output=_decoded(decode, row.output, row.types),
+        payload=None if event is None else decode(event.payload, where=f"event {event.id!r}: payload"),
+        output=_decoded(decode, row.output, row.types, f"run {row.id!r}: output"),
         error=row.error,
         reason=row.reason,
         is_test=row.is_test,
@@ -54,7 +60,8 @@ def to_run(
 
 def to_task(record: TaskRecord, *, decode: Decode) -> Task:
     """A task, with the members that its `redact` names blanked in output and params."""
-    details: dict[str, Any] = decode(record.details, None) if record.details else {}
+    where = f"task {record.key!r}"
+    details: dict[str, Any] = decode(record.details, where=where) if record.details else {}
     paths: list[str] = details.get("redact") or []
     return Task(
         id=record.id,
@@ -67,7 +74,7 @@ def to_task(record: TaskRecord, *, decode: Decode) -> Task:
         delay_until=_moment(record.due_at) if record.status is TaskStatus.WAITING else None,
         started_at=_moment(record.started_at),
         completed_at=_moment(record.completed_at),
-        output=redact(_decoded(decode, record.output, record.types), paths),
+        output=redact(_decoded(decode, record.output, record.types, where), paths),
         error=record.error,
         description=details.get("description"),
         icon=details.get("icon"),
@@ -83,7 +90,7 @@ def to_log(record: LogRecord, *, decode: Decode) -> Log:
         level=record.level,
         message=record.message,
         at=to_datetime(record.at),
-        data=_decoded(decode, record.data, None),
+        data=_decoded(decode, record.data, None, f"log line {record.message!r}"),
         task_id=record.task_id,
     )
 
@@ -95,8 +102,8 @@ def to_event(
     return Event(
         id=record.id,
         name=record.name,
-        payload=decode(record.payload, None),
-        context=_decoded(decode, record.context, None),
+        payload=decode(record.payload, where=f"event {record.id!r}: payload"),
+        context=_decoded(decode, record.context, None, f"event {record.id!r}: context"),
         source=record.source,
         timestamp=to_datetime(record.timestamp),
         delivered_at=_moment(delivered_at),
@@ -125,8 +132,8 @@ def _blanked(value: Any, parts: list[str]) -> Any:
     return {**members, parts[0]: _blanked(members[parts[0]], parts[1:])}
 
 
-def _decoded(decode: Decode, json: str | None, types: str | None) -> Any:
-    return None if json is None else decode(json, types)
+def _decoded(decode: Decode, json: str | None, types: str | None, where: str) -> Any:
+    return None if json is None else decode(json, types, where=where)
 
 
 def _moment(instant: int | None) -> datetime | None:
