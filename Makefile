@@ -31,6 +31,7 @@ test-pythons: $(READY) ## Run the core of the tests on every other CPython found
 	for python in $$(.ci/pythons); do \
 	  minor=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
 	  test $$minor != $$used || continue; \
+	  $$python -c 'import ensurepip, venv' 2>/dev/null || { echo "--- CPython $$minor has no venv: left out"; continue; }; \
 	  $(MAKE) --no-print-directory .venv-$$minor/.ready PYTHON=$$python || exit 1; \
 	  echo "--- CPython $$minor"; \
 	  PERDURE_TEST_SCALE=0.05 .venv-$$minor/bin/python -m pytest -q -n $(JOBS) -m "not slow" $(CORE) || exit 1; \

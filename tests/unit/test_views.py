@@ -20,8 +20,7 @@ T0 = 1_767_225_600_000  # 2026-01-01 00:00:00 UTC
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def decode(json: str, types: str | None = None, *, where: str) -> Any:
-    assert where
+def decode(json: str, types: str | None) -> Any:
     value = loads(json)
     return (types, value) if types else value
 

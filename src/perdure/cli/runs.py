@@ -17,7 +17,7 @@ from perdure.engine.store import RunFilter, RunRow, Store
 from perdure.engine.views import to_run
 from perdure.errors import ConfigurationError, NotFoundError, SchemaOutdatedError
 from perdure.schema.runs import Run, RunStatus
-from perdure.sdk.values import decode
+from perdure.sdk.values import view
 from perdure.store.sqlite.store import SqliteStore
 
 from .problems import run as run_command
@@ -65,7 +65,7 @@ def list_runs(
 ) -> None:
     """List runs, newest first."""
     rows = run_command(_load_rows(db, RunFilter(job_id=job, statuses=tuple(status or ()), limit=limit)))
-    runs = [to_run(row, decode=decode) for row in rows]
+    runs = [to_run(row, decode=view) for row in rows]
     if as_json:
         _print_json([_in_brief(run) for run in runs])
     else:
@@ -99,7 +99,7 @@ async def _load_run(db: str, run_id: str) -> Run:
             raise NotFoundError(kind="run", id=run_id)
         return to_run(
             row,
-            decode=decode,
+            decode=view,
             event=await store.get_event(row.event_id),
             tasks=await store.get_tasks(run_id),
             logs=await store.get_logs(run_id),

@@ -1,27 +1,21 @@
 """What is stored, as people see it: records and rows become `schema.runs` values. Pure.
 
-JSON is decoded by what the caller hands in, `perdure.sdk.values.decode`: the map of types is the SDK's matter.
+JSON is decoded by what the caller hands in, `perdure.sdk.values.view`: the map of types is the SDK's matter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Protocol, cast
+from typing import Any, TypeAlias, cast
 
 from perdure.clock import to_datetime
 from perdure.engine.store import RunRow
 from perdure.schema.execution import EventRecord, LogRecord, TaskRecord
 from perdure.schema.runs import Event, EventRun, Log, Run, Task, TaskStatus
 
-
-class Decode(Protocol):
-    """How JSON becomes a value."""
-
-    def __call__(self, json: str, types: str | None = None, *, where: str) -> Any:
-        """The value of `json`; `types` as in TaskRecord, `where` begins an error's message."""
-        ...
-
+Decode: TypeAlias = Callable[[str, str | None], Any]
+"""`decode(json, types)` → the value; `types` as in TaskRecord."""
 
 REDACTED = "[REDACTED]"
 
@@ -41,8 +35,8 @@ def to_run(
         job_version=row.job_version,
         status=row.status,
         event_id=row.event_id,
-        payload=None if event is None else decode(event.payload, where=f"event {event.id!r}: payload"),
-        output=_decoded(decode, row.output, row.types, f"run {row.id!r}: output"),
+        payload=None if event is None else decode(event.payload, None),
+        output=_decoded(decode, row.output, row.types),
         error=row.error,
         reason=row.reason,
         is_test=row.is_test,
@@ -60,8 +54,7 @@ def to_run(
 
 def to_task(record: TaskRecord, *, decode: Decode) -> Task:
     """A task, with the members that its `redact` names blanked in output and params."""
-    where = f"task {record.key!r}"
-    details: dict[str, Any] = decode(record.details, where=where) if record.details else {}
+    details: dict[str, Any] = decode(record.details, None) if record.details else {}
     paths: list[str] = details.get("redact") or []
     return Task(
         id=record.id,
@@ -74,7 +67,7 @@ def to_task(record: TaskRecord, *, decode: Decode) -> Task:
         delay_until=_moment(record.due_at) if record.status is TaskStatus.WAITING else None,
         started_at=_moment(record.started_at),
         completed_at=_moment(record.completed_at),
-        output=redact(_decoded(decode, record.output, record.types, where), paths),
+        output=redact(_decoded(decode, record.output, record.types), paths),
         error=record.error,
         description=details.get("description"),
         icon=details.get("icon"),
@@ -90,7 +83,7 @@ def to_log(record: LogRecord, *, decode: Decode) -> Log:
         level=record.level,
         message=record.message,
         at=to_datetime(record.at),
-        data=_decoded(decode, record.data, None, f"log line {record.message!r}"),
+        data=_decoded(decode, record.data, None),
         task_id=record.task_id,
     )
 
@@ -102,8 +95,8 @@ def to_event(
     return Event(
         id=record.id,
         name=record.name,
-        payload=decode(record.payload, where=f"event {record.id!r}: payload"),
-        context=_decoded(decode, record.context, None, f"event {record.id!r}: context"),
+        payload=decode(record.payload, None),
+        context=_decoded(decode, record.context, None),
         source=record.source,
         timestamp=to_datetime(record.timestamp),
         delivered_at=_moment(delivered_at),
@@ -132,8 +125,8 @@ def _blanked(value: Any, parts: list[str]) -> Any:
     return {**members, parts[0]: _blanked(members[parts[0]], parts[1:])}
 
 
-def _decoded(decode: Decode, json: str | None, types: str | None, where: str) -> Any:
-    return None if json is None else decode(json, types, where=where)
+def _decoded(decode: Decode, json: str | None, types: str | None) -> Any:
+    return None if json is None else decode(json, types)
 
 
 def _moment(instant: int | None) -> datetime | None:
