@@ -1,0 +1,284 @@
+"""Engine, executor and store in one process: the composition root of `client.embedded(...)`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+
+from perdure.clock import Clock, Random, SystemClock, system_random
+from perdure.durations import to_ms
+from perdure.engine.core.runs import JobSpec
+from perdure.engine.engine import Engine
+from perdure.engine.journal import EngineSource
+from perdure.engine.store import Ingested, RunFilter, RunRow
+from perdure.engine.views import to_event, to_run
+from perdure.errors import ConfigurationError, StoreBrokenError, UsageError
+from perdure.ids import Ids
+from perdure.limits import Limits
+from perdure.schema.execution import EventRecord
+from perdure.schema.runs import Event, Run, RunStatus
+from perdure.sdk.client import Client
+from perdure.sdk.context import EnvironmentContext
+from perdure.sdk.runner import Runner
+from perdure.sdk.settings import ExecutionSettings
+from perdure.sdk.values import view
+from perdure.store.sqlite.store import SqliteStore
+
+_log = logging.getLogger("perdure.embedded")
+
+ENVIRONMENT = EnvironmentContext(id="dev", slug="dev", type="DEVELOPMENT")
+
+
+class Embedded:
+    """`async with client.embedded("sqlite:///jobs.db") as embedded:` — runs execute in the running event loop.
+
+    Entering takes up what a process that died left behind. Leaving claims no more, lets task bodies that run finish
+    within `grace`, puts their runs down and closes the file; they go on when it is opened again.
+
+    Args:
+        client: whose jobs are executed.
+        url: "sqlite:///relative.db", "sqlite:////absolute/path.db" or ":memory:"; else PERDURE_DATABASE_URL.
+        max_executions: how many runs execute at once.
+        threads: threads for task bodies that are plain `def`.
+        grace: how long leaving waits for bodies, timedelta or seconds.
+        linger: a run whose next wake-up is at most this many seconds away stays in memory.
+        foreign_await_limit: seconds that an await outside a task may keep a waiting run in memory.
+        limits: how large things may be.
+        force_replay: execute every run again after each of its tasks, to test that it replays well.
+        lease_seconds: how long a run may be without news from its execution.
+        clock, random, on_commit, watch_loop, inline: for tests: injected time and chance; a hook around every commit;
+            whether to watch for a blocked loop; whether the store uses no threads.
+
+    Raises (on entering):
+        ConfigurationError: no url, or one of a kind that isn't supported.
+        StoreInUseError: another process owns the file.
+        SchemaOutdatedError: the file was written by a newer perdure.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        url: str | None = None,
+        *,
+        max_executions: int = 200,
+        threads: int = 32,
+        grace: timedelta | float = 10,
+        linger: float = 1.0,
+        foreign_await_limit: float = 60.0,
+        limits: Limits | None = None,
+        force_replay: bool = False,
+        lease_seconds: float = 30.0,
+        clock: Clock | None = None,
+        random: Random | None = None,
+        on_commit: Callable[[str], None] | None = None,
+        watch_loop: bool | None = None,
+        inline: bool = False,
+    ) -> None:
+        if max_executions < 1 or threads < 1:
+            raise UsageError("embedded: max_executions and threads must be at least 1")
+        self._client = client
+        self._path = sqlite_path(url or os.environ.get("PERDURE_DATABASE_URL"))
+        self._clock = clock or SystemClock()
+        self._random = random or system_random()
+        self._max_executions = max_executions
+        self._threads = threads
+        self._grace = to_ms(grace, "embedded: grace") / 1000
+        self._lease_seconds = lease_seconds
+        self._on_commit = on_commit
+        self._watch_loop = clock is None if watch_loop is None else watch_loop
+        self._inline = inline
+        self._settings = ExecutionSettings(
+            linger=linger,
+            foreign_await_limit=foreign_await_limit,
+            force_replay=force_replay,
+            limits=limits or client.limits,
+        )
+        self._engine: Engine | None = None
+        self._crashed = False
+
+    async def __aenter__(self) -> Embedded:
+        client = self._client
+        store = await SqliteStore.open(
+            self._path, ENVIRONMENT.id, clock=self._clock, on_commit=self._on_commit, inline=self._inline
+        )
+        try:
+            self._store = store
+            owner = f"{socket.gethostname()}:{os.getpid()}"
+            ids = Ids(self._clock, self._random)
+            self._engine = engine = Engine(
+                store,
+                self._clock,
+                ids,
+                owner=owner,
+                random=self._random,
+                lease_seconds=self._lease_seconds,
+                jobs=[job_spec(job) for job in client.jobs.values()],
+                on_broken=self._broken,
+            )
+            self._runner = Runner(
+                client,
+                EngineSource(engine),
+                clock=self._clock,
+                random=self._random,
+                environment=ENVIRONMENT,
+                settings=self._settings,
+                max_executions=self._max_executions,
+                threads=self._threads,
+                watch_loop=self._watch_loop,
+            )
+            client.connect(EmbeddedPlatform(engine))
+        except BaseException:
+            await store.close()
+            raise
+        try:
+            self._runner.start()
+            await engine.start()
+        except BaseException:
+            await self._leave(0)
+            raise
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        if self._engine is not None:
+            await asyncio.shield(self._leave(self._grace))
+
+    async def _leave(self, grace: float) -> None:
+        engine, self._engine = self._engine, None
+        assert engine is not None
+        try:
+            await self._runner.stop(grace)
+            await engine.stop()
+        finally:
+            self._client.connect(None)
+            await self._store.close()
+
+    async def drain(self) -> None:
+        """As `client.drain`."""
+        await self._client.drain()
+
+    async def crash(self) -> None:
+        """Stop as a dying process would: what isn't committed is lost, nothing is put down or told (for tests)."""
+        engine, self._engine = self._engine, None
+        if engine is None:
+            return
+        self._runner.crash()
+        self._crashed = True
+        engine.writer.break_off(StoreBrokenError("the engine was told to crash"))
+        await engine.stop()
+        self._client.connect(None)
+        await self._store.close()
+
+    def _broken(self, error: BaseException) -> None:
+        if self._crashed:
+            return
+        _log.critical("the store at %s is broken and the engine has stopped: %s", self._path, error)
+
+
+class EmbeddedPlatform:
+    """What a client needs, answered by an engine in the same process (port: Platform)."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def send(self, events: Sequence[EventRecord]) -> list[Event]:
+        return [self._event(ingested) for ingested in await self._engine.ingest(events)]
+
+    async def invoke(self, job_id: str, payload: str, *, key: str | None, context: str | None) -> Run:
+        ingested = await self._engine.ingest_run(job_id, payload, key=key, context=context)
+        return to_run(ingested.runs[0], decode=view, event=ingested.event)
+
+    async def get_event(self, id: str) -> Event | None:
+        event = await self._engine.get_event(id)
+        if event is None:
+            return None
+        runs = await self._engine.list_runs(RunFilter(event_id=id, limit=1_000))
+        return to_event(event, runs=runs, decode=view)
+
+    async def get_run(self, id: str) -> Run | None:
+        row = await self._engine.get_run(id)
+        return None if row is None else await self._whole(row)
+
+    async def get_runs(
+        self,
+        *,
+        job_id: str | None,
+        event_id: str | None,
+        statuses: tuple[RunStatus, ...],
+        before: str | None,
+        limit: int,
+    ) -> list[Run]:
+        filter = RunFilter(job_id=job_id, event_id=event_id, statuses=statuses, before=before, limit=limit)
+        return [to_run(row, decode=view) for row in await self._engine.list_runs(filter)]
+
+    async def wait_for_run(self, id: str) -> Run:
+        return await self._whole(await self._engine.wait_settled(id))
+
+    async def cancel_run(self, id: str) -> Run:
+        return await self._whole(await self._engine.cancel_run(id))
+
+    async def rerun(self, id: str) -> Run:
+        ingested = await self._engine.rerun(id)
+        return to_run(ingested.runs[0], decode=view, event=ingested.event)
+
+    async def continue_run(self, id: str) -> Run:
+        return await self._whole(await self._engine.continue_run(id))
+
+    async def drain(self) -> None:
+        await self._engine.wait_idle()
+
+    async def _whole(self, row: RunRow) -> Run:
+        engine = self._engine
+        event = await engine.get_event(row.event_id)
+        tasks = await engine.get_tasks(row.id)
+        return to_run(row, decode=view, event=event, tasks=tasks, logs=await engine.get_logs(row.id))
+
+    def _event(self, ingested: Ingested) -> Event:
+        return to_event(ingested.event, runs=ingested.runs, decode=view)
+
+
+def job_spec(job: Any) -> JobSpec:
+    """What the engine needs to know of a job."""
+    return JobSpec(
+        id=job.id,
+        version=job.version,
+        event_names=job.trigger.event_names,
+        source=job.trigger.source,
+        enabled=job.enabled,
+        priority=job.priority,
+        max_duration_ms=job.max_duration_ms,
+    )
+
+
+def sqlite_path(url: str | None) -> str:
+    """The path in a database URL.
+
+    Raises:
+        ConfigurationError: there is none, or it isn't SQLite's.
+    """
+    if not url:
+        raise ConfigurationError(
+            'embedded needs a database: client.embedded("sqlite:///jobs.db"), client.embedded(":memory:"), '
+            "or PERDURE_DATABASE_URL"
+        )
+    if url == ":memory:" or url == "sqlite://":
+        return ":memory:"
+    scheme, separator, path = url.partition("://")
+    if not separator:
+        raise ConfigurationError(f'{url!r} is no database URL: for a SQLite file write "sqlite:///{url}"')
+    if scheme in ("postgresql", "postgres"):
+        raise ConfigurationError("PostgreSQL comes with a later release; this one runs on SQLite: sqlite:///jobs.db")
+    if scheme != "sqlite" or not path.startswith("/") or path == "/":
+        shown = url if "@" not in url else f"{scheme}://..."
+        raise ConfigurationError(
+            f"{shown!r} is no database URL that perdure knows: sqlite:///relative.db, sqlite:////absolute/path.db"
+        )
+    path = path[1:]
+    return ":memory:" if path == ":memory:" else path
+
+

@@ -1,0 +1,215 @@
+"""What each asyncio task of a run is waiting for: the facts that decide whether a run can be put down.
+
+A run is made of branches, one per asyncio task that its code started. `BranchWatch` learns of them through the event
+loop's task factory, and of the timers they arm through `call_at`/`call_later`; both wrap what was there before and can
+be taken off again. Everything that isn't of a run passes through untouched.
+
+This is the one module that knows asyncio's insides; where it can't tell, it says so ("foreign") and the run stays in
+memory a while longer. That is always safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import taskgroups
+from collections.abc import Callable, Coroutine
+from contextvars import Context
+from typing import TYPE_CHECKING, Any
+
+from .scope import Scope, current_scope
+
+if TYPE_CHECKING:
+    from .execution import Execution
+
+_TASKGROUPS = taskgroups.__file__
+_TASKS = asyncio.tasks.__file__
+_PRIMITIVES = frozenset({asyncio.locks.__file__, asyncio.queues.__file__})
+_GATHERING = getattr(asyncio.tasks, "_GatheringFuture")  # noqa: B009 (private: the type of what gather() returns)
+
+
+class Branch:
+    """An asyncio task of a run.
+
+    Attributes:
+        birth: the scope it was started in.
+        bodies: scopes of task bodies that it is inside of now, innermost last.
+        used_io: whether it ever called io; one that did not, started in a body, may be a library's own.
+    """
+
+    __slots__ = ("birth", "bodies", "task", "used_io")
+
+    def __init__(self, task: asyncio.Task[Any], birth: Scope) -> None:
+        self.task = task
+        self.birth = birth
+        self.bodies: list[Scope] = []
+        self.used_io = False
+
+    @property
+    def scope(self) -> Scope:
+        """The scope its code is in now."""
+        return self.bodies[-1] if self.bodies else self.birth
+
+    @property
+    def is_stray(self) -> bool:
+        """Whether it outlived the body it was started in without ever using io: none of the run's business."""
+        return self.birth.ended and not self.used_io and self.birth.operation is not None
+
+
+class OperationFuture(asyncio.Future[Any]):
+    """What a branch awaits inside an io call. A cancellation from outside makes the branch runnable at once."""
+
+    def __init__(self, execution: Execution, branch: Branch) -> None:
+        super().__init__(loop=execution.loop)
+        self.execution = execution
+        self.branch = branch
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        cancelled = super().cancel(msg)
+        if cancelled:
+            self.execution.stage.branch_freed(self.branch)
+        return cancelled
+
+
+def is_runnable(task: asyncio.Task[Any]) -> bool:
+    """Whether the task will run in one of the loop's next turns without anything else happening."""
+    if task.done():
+        return False
+    waiter = getattr(task, "_fut_waiter", None)
+    return waiter is None or waiter.done()
+
+
+def waits_inside_run(branch: Branch, execution: Execution) -> bool | None:
+    """Whether only other branches of the run can wake this one.
+
+    True: it waits for a sibling or a group of them. None: it waits inside a lock, queue or event, which a sibling or
+    somebody else may release. False: for anything else. Only asked about branches that aren't runnable.
+    """
+    waiter: Any = getattr(branch.task, "_fut_waiter", None)
+    if _belongs(waiter, execution):
+        return True
+    if isinstance(waiter, _GATHERING):
+        return all(_belongs(child, execution) for child in getattr(waiter, "_children", ()))
+    coroutine: Any = branch.task.get_coro()
+    while hasattr(inner := getattr(coroutine, "cr_await", None), "cr_code"):
+        coroutine = inner
+    frame = getattr(coroutine, "cr_frame", None)
+    if frame is None:
+        return False
+    filename, name = frame.f_code.co_filename, frame.f_code.co_name
+    if filename == _TASKGROUPS:
+        return True
+    if filename in _PRIMITIVES:
+        return None
+    if filename == _TASKS and name == "_wait":
+        return all(_belongs(future, execution) for future in frame.f_locals["fs"])
+    if filename == _TASKS and name == "wait_for":  # 3.11 awaits a future of its own there
+        return _belongs(frame.f_locals.get("fut"), execution)
+    return False
+
+
+def _belongs(future: Any, execution: Execution) -> bool:
+    """Whether `future` is settled by this run's own doing (or is settled already)."""
+    if future is None:
+        return False
+    if future in execution.branches or isinstance(future, OperationFuture) or future.done():
+        return True
+    return isinstance(future, _GATHERING) and all(_belongs(child, execution) for child in getattr(future, "_children"))  # noqa: B009
+
+
+class ArmedTimer:
+    """A loop timer armed by a run's code: pending until it has *run* or was cancelled."""
+
+    __slots__ = ("callback", "fired", "handle", "scope")
+
+    def __init__(self, scope: Scope, callback: Callable[..., object]) -> None:
+        self.scope = scope
+        self.callback = callback
+        self.fired = False
+        self.handle: asyncio.TimerHandle | None = None
+
+    def fire(self, *args: Any) -> None:
+        self.fired = True
+        self.callback(*args)
+        self.scope.execution.stage.schedule()
+
+    @property
+    def is_pending(self) -> bool:
+        return not (self.fired or self.scope.ended or (self.handle is not None and self.handle.cancelled()))
+
+    @property
+    def is_asyncio_timeout(self) -> bool:
+        """Whether it belongs to `asyncio.timeout` or `wait_for`."""
+        owner = getattr(self.callback, "__self__", None)
+        return isinstance(owner, asyncio.Timeout) or getattr(self.callback, "__name__", "") == "_release_waiter"
+
+
+class BranchWatch:
+    """The hooks in one event loop. `install` and `uninstall` may be nested; the last one out restores the loop."""
+
+    _installed: dict[int, BranchWatch] = {}
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop: Any = loop
+        self._users = 0
+
+    @classmethod
+    def install(cls, loop: asyncio.AbstractEventLoop) -> BranchWatch:
+        watch = cls._installed.setdefault(id(loop), cls(loop))
+        watch._users += 1
+        if watch._users == 1:
+            watch._hook()
+        return watch
+
+    def uninstall(self) -> None:
+        self._users -= 1
+        if self._users == 0:
+            self._unhook()
+            del self._installed[id(self._loop)]
+
+    def _hook(self) -> None:
+        loop = self._loop
+        self._factory = inner = loop.get_task_factory()
+        self._own = {name: loop.__dict__.get(name) for name in ("call_at", "call_later")}
+        call_at, call_later = loop.call_at, loop.call_later
+
+        def make_task(
+            loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **options: Any
+        ) -> asyncio.Task[Any]:
+            task: asyncio.Task[Any] = (
+                inner(loop, coro, **options) if inner is not None else asyncio.Task(coro, loop=loop, **options)
+            )
+            context: Context | None = options.get("context")
+            scope = current_scope.get() if context is None else context.get(current_scope)
+            if scope is not None:
+                scope.execution.add_branch(task, scope)
+            return task
+
+        def armed(make: Callable[..., asyncio.TimerHandle]) -> Callable[..., asyncio.TimerHandle]:
+            def arm(
+                when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+            ) -> asyncio.TimerHandle:
+                scope = current_scope.get() if context is None else context.get(current_scope)
+                if scope is None or isinstance(getattr(callback, "__self__", None), ArmedTimer):
+                    return make(when, callback, *args, context=context)
+                timer = ArmedTimer(scope, callback)
+                timer.handle = make(when, timer.fire, *args, context=context)
+                scope.execution.timers.append(timer)
+                return timer.handle
+
+            return arm
+
+        loop.call_at, loop.call_later = armed(call_at), armed(call_later)
+        loop.set_task_factory(make_task)
+
+    def _unhook(self) -> None:
+        self._loop.set_task_factory(self._factory)
+        for name, own in self._own.items():
+            if own is None:
+                delattr(self._loop, name)
+            else:
+                setattr(self._loop, name, own)
+
+
+def outside_run(loop: asyncio.AbstractEventLoop, delay: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
+    """Arm a timer of the executor's own, which doesn't count as one of the run's."""
+    return loop.call_later(max(delay, 0), callback, context=Context())

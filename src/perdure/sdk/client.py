@@ -1,0 +1,387 @@
+"""The client: what an application defines its jobs on and talks to the platform through."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from perdure.clock import SystemClock, system_random
+from perdure.durations import to_instant_ms, to_ms
+from perdure.errors import ConfigurationError, ConflictError, LimitExceededError, NotFoundError, UsageError
+from perdure.ids import Ids
+from perdure.limits import Limits
+from perdure.schema.execution import EventRecord
+from perdure.schema.runs import Event, Run, RunStatus
+
+from .jobs import Job
+from .operation import Duration
+from .platform import Platform
+from .retry import Retry
+from .triggers.invoke import invoke_trigger
+from .triggers.trigger import Trigger
+from .values import to_json
+
+if TYPE_CHECKING:
+    from perdure.embedded import Embedded
+
+    from .sync_client import SyncClient
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+
+class EventToSend(Struct, frozen=True, kw_only=True):
+    """An event on its way; made by `client.event`."""
+
+    name: str
+    payload: Any = None
+    id: str | None = None
+    context: Any = None
+    timestamp: datetime | None = None
+    source: str | None = None
+    is_test: bool = False
+
+    def with_id(self, id: str) -> EventToSend:
+        return msgspec.structs.replace(self, id=id)
+
+
+class Client:
+    """An application's jobs, and its connection to the platform.
+
+    Example:
+        client = Client(id="my-app")
+
+        @client.job(id="hello", trigger=event_trigger(name="hello"))
+        async def hello(payload, io, ctx): ...
+
+        async with client.embedded("sqlite:///jobs.db"):
+            await client.send_event("hello", {"to": "world"})
+
+    Args:
+        id: names the application; stays the same over releases.
+        api_url, api_key: where the platform is and how to get in; else PERDURE_API_URL and PERDURE_API_KEY.
+        log_level: of jobs that set none: log < error < warn < info < debug.
+    """
+
+    def __init__(
+        self, id: str, *, api_url: str | None = None, api_key: str | None = None, log_level: str = "info"
+    ) -> None:
+        if not id:
+            raise UsageError("a client needs an id: Client(id='my-app')")
+        self.id = id
+        self.api_url = api_url or os.environ.get("PERDURE_API_URL")
+        self.api_key = api_key or os.environ.get("PERDURE_API_KEY")
+        self.log_level = log_level
+        self.jobs: dict[str, Job[Any, Any]] = {}
+        self.limits = Limits()
+        self._platform: Platform | None = None
+        self._clock = SystemClock()
+        self._ids = Ids(self._clock, system_random())
+
+    # --- jobs --------------------------------------------------------------------------------------------------------
+
+    def job(
+        self,
+        *,
+        id: str,
+        name: str | None = None,
+        version: str = "1.0.0",
+        trigger: Trigger[P] | None = None,
+        enabled: bool = True,
+        priority: int = 0,
+        max_duration: Duration | None = None,
+        retry: Retry | None = None,
+        log_level: str | None = None,
+    ) -> Callable[[Callable[..., Any]], Job[P, Any]]:
+        """Decorator that makes a job of a run function `(payload, io, ctx)`, async or not.
+
+        Args:
+            id: stays the same for ever; a run finds its code by it.
+            name: for people; the function's name if not given.
+            version: "N.N.N"; recorded with each run.
+            trigger: what starts it; without one it is only invoked.
+            enabled: False starts no new runs for events; those under way go on.
+            priority: runs of higher priority are executed first.
+            max_duration: time a run may execute in all, waits excluded, timedelta or seconds; then it is Timed out.
+            retry: an uncaught error gives the run another execution, its completed tasks kept, the failed ones reset.
+            log_level: see the client's.
+        """
+
+        def define(fn: Callable[..., Any]) -> Job[P, Any]:
+            return self.define_job(
+                id=id,
+                run=fn,
+                name=name,
+                version=version,
+                trigger=trigger,
+                enabled=enabled,
+                priority=priority,
+                max_duration=max_duration,
+                retry=retry,
+                log_level=log_level,
+            )
+
+        return define
+
+    def define_job(
+        self,
+        *,
+        id: str,
+        run: Callable[..., Awaitable[R]] | Callable[..., R],
+        name: str | None = None,
+        version: str = "1.0.0",
+        trigger: Trigger[P] | None = None,
+        enabled: bool = True,
+        priority: int = 0,
+        max_duration: Duration | None = None,
+        retry: Retry | None = None,
+        log_level: str | None = None,
+    ) -> Job[P, R]:
+        """The same as `job` without the decorator.
+
+        Raises:
+            ConflictError: the client has a job of this id.
+        """
+        if id in self.jobs:
+            raise ConflictError(f"job {id!r} is defined twice on client {self.id!r}; give each job an id of its own")
+        job: Job[P, R] = Job(
+            self,
+            run,
+            id=id,
+            name=name,
+            version=version,
+            trigger=trigger if trigger is not None else invoke_trigger(),  # pyright: ignore[reportArgumentType]
+            enabled=enabled,
+            priority=priority,
+            max_duration=max_duration,
+            retry=retry,
+            log_level=log_level,
+        )
+        self.jobs[id] = job
+        return job
+
+    # --- connecting --------------------------------------------------------------------------------------------------
+
+    def embedded(self, url: str | None = None, **settings: Any) -> Embedded:
+        """Engine and executor inside this process: `async with client.embedded("sqlite:///jobs.db"):`.
+
+        Args:
+            url: "sqlite:///relative.db", "sqlite:////absolute.db" or ":memory:"; else PERDURE_DATABASE_URL.
+            settings: see `perdure.embedded.Embedded`.
+        """
+        from perdure.embedded import Embedded
+
+        return Embedded(self, url, **settings)
+
+    @property
+    def sync(self) -> SyncClient:
+        """The same client without `await`, for code that has no event loop."""
+        from .sync_client import sync_client_of
+
+        return sync_client_of(self)
+
+    def connect(self, platform: Platform | None) -> None:
+        """Use `platform` from now on (None: not connected). Called by carriers, not by applications.
+
+        Raises:
+            ConflictError: the client is connected already.
+        """
+        if platform is not None and self._platform is not None:
+            raise ConflictError(f"client {self.id!r} is already running embedded; leave that before entering it again")
+        self._platform = platform
+
+    @property
+    def platform(self) -> Platform:
+        if self._platform is None:
+            raise ConfigurationError(
+                f"client {self.id!r} isn't connected to anything. Either run embedded: `async with "
+                'client.embedded("sqlite:///jobs.db"):` around this call; or connect to a server: '
+                "Client(api_url=..., api_key=...) or PERDURE_API_URL and PERDURE_API_KEY (servers come with a later release)"
+            )
+        return self._platform
+
+    # --- events ------------------------------------------------------------------------------------------------------
+
+    def event(
+        self,
+        name: str,
+        payload: Any = None,
+        *,
+        id: str | None = None,
+        context: Any = None,
+        timestamp: datetime | None = None,
+        source: str | None = None,
+        is_test: bool = False,
+    ) -> EventToSend:
+        """An event for `send_events`; the arguments are those of `send_event`."""
+        return EventToSend(
+            name=name, payload=payload, id=id, context=context, timestamp=timestamp, source=source, is_test=is_test
+        )
+
+    async def send_event(
+        self,
+        name: str,
+        payload: Any = None,
+        *,
+        id: str | None = None,
+        context: Any = None,
+        timestamp: datetime | None = None,
+        source: str | None = None,
+        is_test: bool = False,
+    ) -> Event:
+        """Send an event; each job it triggers gets a run. Durable when this returns.
+
+        Args:
+            payload: JSON-like; models, dataclasses, datetimes etc. become JSON.
+            id: sending an id again returns the first event with its runs, and starts nothing.
+            context: JSON-like, beside the payload; jobs find it in `ctx.event.context`.
+            timestamp: aware; when it happened. Now, if not given.
+            source: what triggers may select by; "trigger.dev" if not given, as in v2.
+            is_test: marks the runs as tests.
+
+        Raises:
+            SerializationError, LimitExceededError, UsageError: the event can't be stored; says why.
+            ConfigurationError: the client isn't connected to anything.
+            UnavailableError: not stored (the disk is full, say); safe to repeat with the same id.
+        """
+        event = self.event(
+            name, payload, id=id, context=context, timestamp=timestamp, source=source, is_test=is_test
+        )
+        return (await self.platform.send([self._record(event)]))[0]
+
+    async def send_events(self, events: Sequence[EventToSend]) -> list[Event]:
+        """Send several events (made by `client.event`) in one go; each is stored by itself. Errors as `send_event`."""
+        if len(events) > self.limits.events_per_send_max:
+            raise LimitExceededError(
+                what="the number of events in one send_events",
+                size=len(events),
+                limit=self.limits.events_per_send_max,
+                setting="limits.events_per_send_max",
+            )
+        platform = self.platform
+        return await platform.send([self._record(event) for event in events])
+
+    def _record(self, event: EventToSend) -> EventRecord:
+        where = f"event {event.name!r}"
+        for what, text in (("name", event.name), ("id", event.id), ("source", event.source)):
+            _check_text(text, f"{where}: {what}", self.limits.name_chars_max)
+        if not event.name:
+            raise UsageError("an event needs a name")
+        limits = self.limits
+        return EventRecord(
+            id=event.id or self._ids.event_id(),
+            name=event.name,
+            payload=to_json(event.payload, where=f"payload of {where}", limit=limits.payload_bytes_max),
+            timestamp=(
+                self._clock.now() if event.timestamp is None else to_instant_ms(event.timestamp, f"{where}: timestamp")
+            ),
+            context=self._context(event.context, where),
+            source=event.source or "trigger.dev",
+            is_test=event.is_test,
+        )
+
+    def _context(self, context: Any, where: str) -> str | None:
+        if context is None:
+            return None
+        limit = self.limits.context_bytes_max
+        return to_json(context, where=f"context of {where}", limit=limit, setting="context_bytes_max")
+
+    async def get_event(self, id: str) -> Event | None:
+        """An event with the runs it caused; None if there is none of that id."""
+        return await self.platform.get_event(id)
+
+    async def invoke(self, job: Job[P, Any] | str, payload: P, *, key: str | None = None, context: Any = None) -> Run:
+        """Start a run of a job, given as itself or by id. See `Job.invoke`."""
+        if isinstance(job, str):
+            if job not in self.jobs:
+                raise NotFoundError(kind="job", id=job)
+            job = self.jobs[job]
+        where = f"job {job.id!r}"
+        _check_text(key, f"{where}: key", self.limits.name_chars_max)
+        text = to_json(payload, where=f"payload of {where}", limit=self.limits.payload_bytes_max)
+        job.trigger.schema.parse(text, job_id=job.id)
+        return await self.platform.invoke(job.id, text, key=key, context=self._context(context, where))
+
+    # --- runs --------------------------------------------------------------------------------------------------------
+
+    async def get_run(self, id: str) -> Run | None:
+        """A run with its tasks and logs; None if there is none of that id."""
+        return await self.platform.get_run(id)
+
+    async def get_runs(
+        self,
+        job_id: str | None = None,
+        *,
+        event_id: str | None = None,
+        status: RunStatus | Sequence[RunStatus] = (),
+        before: str | None = None,
+        limit: int = 50,
+    ) -> list[Run]:
+        """Runs, newest first, without tasks and logs. `before`: the id of the last run of the previous page."""
+        statuses = (status,) if isinstance(status, RunStatus) else tuple(status)
+        return await self.platform.get_runs(
+            job_id=job_id, event_id=event_id, statuses=statuses, before=before, limit=limit
+        )
+
+    async def wait_for_run(self, id: str, timeout: Duration | None = None) -> Run:
+        """Wait until a run has ended, however; returns it.
+
+        Raises:
+            TimeoutError: it hasn't ended after `timeout` (timedelta or seconds). The run goes on.
+            NotFoundError: there is no such run.
+        """
+        waiting = self.platform.wait_for_run(id)
+        if timeout is None:
+            return await waiting
+        return await asyncio.wait_for(waiting, to_ms(timeout, "wait_for_run: timeout") / 1000)
+
+    async def cancel_run(self, id: str) -> Run:
+        """End a run early as Cancelled. Its code is unwound; nothing it does from now on counts.
+
+        Raises:
+            NotFoundError: there is no such run.
+            ConflictError: it has ended otherwise already.
+        """
+        return await self.platform.cancel_run(id)
+
+    async def rerun(self, id: str) -> Run:
+        """Start a new run with the payload of one that has ended, in its job version. Errors as `cancel_run`."""
+        return await self.platform.rerun(id)
+
+    async def continue_run(self, id: str) -> Run:
+        """Go on with a failed, cancelled or timed out run: completed tasks keep their outputs, the failed ones run again.
+
+        Raises:
+            NotFoundError: there is no such run.
+            ConflictError: its status doesn't allow it; says what does.
+        """
+        return await self.platform.continue_run(id)
+
+    async def drain(self) -> None:
+        """Wait until nothing is queued or executing. Runs that wait for the future aren't waited for."""
+        await self.platform.drain()
+
+
+def _check_text(text: Any, what: str, chars_max: int) -> None:
+    if text is None:
+        return
+    if not isinstance(text, str):
+        raise UsageError(f"{what} must be a string, not a {type(text).__name__}")
+    if len(text) > chars_max:
+        raise LimitExceededError(what=f"the length of {what}", size=len(text), limit=chars_max, setting="name_chars_max")
+    if "\x00" in text or not _is_unicode(text):
+        raise UsageError(f"{what} holds a NUL or a lone surrogate, which can't be stored; remove it")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,84 @@
+"""`ctx`: what a run function is told about its run (Protocol, context)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from perdure.clock import to_datetime
+from perdure.schema.execution import Claim
+
+
+class RunContext(Struct, frozen=True, kw_only=True):
+    """The run. `execution`: 1, 2, 3 ..., this one; `started_at`: when the first began."""
+
+    id: str
+    execution: int
+    started_at: datetime
+    is_test: bool = False
+    priority: int = 0
+
+    @property
+    def is_retry(self) -> bool:
+        """Whether the run was executed before (resumed, retried or continued)."""
+        return self.execution > 1
+
+
+class JobContext(Struct, frozen=True, kw_only=True):
+    """The job, in the version that the run was made for."""
+
+    id: str
+    version: str
+
+
+class EventContext(Struct, frozen=True, kw_only=True):
+    """The event that caused the run; `context` is what its sender gave along."""
+
+    id: str
+    name: str
+    context: Any
+    timestamp: datetime
+    source: str
+
+
+class EnvironmentContext(Struct, frozen=True, kw_only=True):
+    """The environment; `type` is PRODUCTION, STAGING, DEVELOPMENT or PREVIEW."""
+
+    id: str
+    slug: str
+    type: str
+
+
+class Context(Struct, frozen=True, kw_only=True):
+    """Passed to every run function as its third argument."""
+
+    run: RunContext
+    job: JobContext
+    event: EventContext
+    environment: EnvironmentContext
+
+
+def context_of(claim: Claim, environment: EnvironmentContext) -> Context:
+    """The context of a claimed run."""
+    event = claim.event
+    return Context(
+        run=RunContext(
+            id=claim.run_id,
+            execution=claim.execution,
+            started_at=to_datetime(claim.started_at),
+            is_test=event.is_test,
+            priority=claim.priority,
+        ),
+        job=JobContext(id=claim.job_id, version=claim.job_version),
+        event=EventContext(
+            id=event.id,
+            name=event.name,
+            context=None if event.context is None else msgspec.json.decode(event.context),
+            timestamp=to_datetime(event.timestamp),
+            source=event.source,
+        ),
+        environment=environment,
+    )

@@ -1,0 +1,622 @@
+"""One execution of one run: replays what is recorded, runs what is not, records it, and ends in one outcome.
+
+The life of an execution:
+
+    open -> replaying and running -> outcome decided -> outcome committed -> user code unwound -> finished
+
+Until the outcome is decided, `io` works. From then on every io call raises the Signal without effect, and whatever user
+code returns or raises is discarded: the outcome can't be changed by what unwinds. What an operation does is in
+`perform.py` (async) and `sync_run.py`; when it is told, and when the run is put down, in `stage.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from contextvars import Context
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import msgspec
+
+from perdure.clock import Clock, Random
+from perdure.errors import (
+    DuplicateKeyError,
+    LimitExceededError,
+    NonDeterminismError,
+    PerdureError,
+    TaskError,
+    UsageError,
+)
+from perdure.schema.execution import (
+    Claim,
+    Completed,
+    Failed,
+    JobMissing,
+    LogRecord,
+    Outcome,
+    Suspended,
+    TaskRecord,
+    TimedOut,
+    Yielded,
+)
+from perdure.schema.runs import TaskStatus
+
+from .branches import ArmedTimer, Branch, OperationFuture, outside_run
+from .journal import Journal
+from .keys import Key, display_key, idempotency_key, task_id
+from .operation import Operation, TaskOptions, describe_error
+from .scope import Scope, current_scope
+from .settings import ExecutionSettings
+from .signals import Signal
+from .stage import Stage
+
+if TYPE_CHECKING:
+    from .jobs import Job
+    from .sync_run import SyncRun
+
+_log = logging.getLogger("perdure.executor")
+
+CallSite: TypeAlias = tuple[str, int, str]
+"""File, line and function."""
+
+
+class Execution:
+    """The state of one execution.
+
+    Attributes:
+        outcome: how it ends, once that is decided; None while io works. A str: the run was taken away (the reason).
+        writing: journal writes under way.
+        yielding: no new body starts and nothing is delivered; the execution ends as soon as no body runs.
+        branches: the run's asyncio tasks. May hold finished ones.
+    """
+
+    def __init__(
+        self,
+        claim: Claim,
+        journal: Journal,
+        job: Job[Any, Any],
+        *,
+        clock: Clock,
+        random: Random,
+        settings: ExecutionSettings,
+        threads: Executor,
+        on_finished: Callable[[Execution], None],
+    ) -> None:
+        self.claim = claim
+        self.journal = journal
+        self.job = job
+        self.clock = clock
+        self.random = random
+        self.settings = settings
+        self.threads = threads
+        self.loop = asyncio.get_running_loop()
+        self._thread = get_ident()
+        self.outcome: Outcome | str | None = None
+        self.writing = 0
+        self.yielding: str | None = None
+        self.branches: dict[asyncio.Task[Any], Branch] = {}
+        self.timers: list[ArmedTimer] = []
+        self.root = Scope(self, None)
+        self.bodies: set[Operation] = set()
+        self.opened_at = clock.now()
+        self._on_finished = on_finished
+        self._main: asyncio.Task[Any] | None = None
+        self._sync_run: SyncRun | None = None
+        self._ending: asyncio.Task[None] | None = None
+        self._alone = asyncio.Event()
+        self._flush_timer: asyncio.TimerHandle | None = None
+        self._limit_timer: asyncio.TimerHandle | None = None
+        self._nobody_since: int | None = None
+        self._dirty: dict[str, TaskRecord] = {}
+        self._logs: list[LogRecord] = []
+        self.records = {record.id: record for record in claim.tasks}
+        self._history = {seq: record for record in claim.tasks if (seq := _position(record)) is not None}
+        self._seq = max(self._history, default=0)
+        self.stage = Stage(self, self._history)
+
+    # --- starting ----------------------------------------------------------------------------------------------------
+
+    def start(self, main: Callable[[], Any], context: Context) -> None:
+        """Run `main()` (a coroutine) as the run's first branch. Its `context` already carries `root` as its scope."""
+        self._main = self.loop.create_task(main(), context=context)
+        if self._main not in self.branches:
+            self.add_branch(self._main, self.root)
+        self._main.add_done_callback(self._main_done, context=Context())
+
+    def start_sync(self, run: SyncRun) -> None:
+        """The run function is a plain `def`: it runs in a thread of its own, as one branch."""
+        self._sync_run = run
+
+    def sync_done(self, outcome: Completed | Failed | None) -> None:
+        """The thread of the run function has ended, with this outcome or because it was unwound."""
+        if outcome is not None:
+            self.end(outcome)
+
+    def limit_duration(self, limit_ms: int) -> None:
+        """Time the run out once it has executed for `limit_ms` in all."""
+        left = limit_ms - self.claim.spent_ms
+        self._limit_timer = outside_run(self.loop, left / 1000, lambda: self.end(TimedOut(limit_ms)))
+
+    # --- branches ----------------------------------------------------------------------------------------------------
+
+    def add_branch(self, task: asyncio.Task[Any], birth: Scope) -> Branch:
+        branch = self.branches[task] = Branch(task, birth)
+        self.stage.branch_freed(branch)
+        return branch
+
+    def live_branches(self) -> int:
+        """How many branches aren't done; forgets those that are."""
+        for task in [task for task in self.branches if task.done()]:
+            del self.branches[task]
+        return sum(not branch.is_stray for branch in self.branches.values())
+
+    def current_branch(self, scope: Scope) -> Branch:
+        task = asyncio.current_task()
+        assert task is not None
+        branch = self.branches.get(task) or self.add_branch(task, scope)
+        branch.used_io = True
+        return branch
+
+    def enter(self) -> Scope:
+        """The scope of the caller. Every io call begins here.
+
+        Raises:
+            Signal: the execution has ended, or the body this code belongs to has.
+            UsageError: the caller isn't code of this run.
+        """
+        scope = current_scope.get()
+        if scope is None or scope.execution is not self:
+            raise UsageError(
+                "this io belongs to another run or to none: use the io that your run function was given, in the run's "
+                "own asyncio tasks or threads (a thread started by hand doesn't carry the run's context)"
+            )
+        self.check()
+        if scope.ended:
+            raise Signal("the task this code was started in has ended")
+        return scope
+
+    def check(self) -> None:
+        """Raise the Signal if the execution has ended."""
+        if self.outcome is not None:
+            raise Signal(self.ending_reason)
+
+    @property
+    def ending_reason(self) -> str:
+        match self.outcome:
+            case str(reason):
+                return reason
+            case Suspended():
+                return "suspended"
+            case Yielded(reason=reason):
+                return reason
+            case TimedOut():
+                return "timed out"
+            case None:
+                return "still running"
+            case _:
+                return "finished"
+
+    # --- operations --------------------------------------------------------------------------------------------------
+
+    def open(
+        self,
+        key: Key,
+        name: str | None,
+        options: TaskOptions,
+        scope: Scope,
+        branch: Branch | None,
+        site: CallSite | None = None,
+    ) -> Operation:
+        """Find or make the record of the task `key` of `scope`; `site` is where it was asked for (None: find out).
+
+        Raises:
+            DuplicateKeyError: the key was used before in this scope.
+            LimitExceededError: the run has too many tasks.
+        """
+        parent_id = scope.parent_id
+        idempotency = idempotency_key(self.claim.run_id, parent_id, key)
+        site = site or call_site()
+        if (first := scope.seen.setdefault(idempotency, site)) is not site:
+            raise DuplicateKeyError(key=display_key(key), first=_at(first), second=_at(site))
+        id = task_id(idempotency)
+        record = self.records.get(id)
+        if record is None:
+            if len(self.records) >= self.settings.limits.tasks_per_run_max:
+                limit = self.settings.limits.tasks_per_run_max
+                raise LimitExceededError(
+                    what="the number of tasks of this run", size=limit + 1, limit=limit, setting="limits.tasks_per_run_max"
+                )
+            shown = display_key(key)
+            record = self.records[id] = TaskRecord(
+                id=id,
+                idempotency_key=idempotency,
+                key=shown,
+                name=name or shown,
+                status=TaskStatus.PENDING,
+                position=len(self.records),
+                parent_id=parent_id,
+                details=None if options.is_plain else options.details(f"task {shown!r}"),
+            )
+        return Operation(record, scope, branch)
+
+    def is_settled(self, record: TaskRecord) -> bool:
+        """Whether a replay answers for this task: completed, failed for good, or interrupted."""
+        return record.seq is not None or record.interrupted is not None
+
+    def is_unreachable(self, seq: int) -> bool:
+        """Whether what was recorded at `seq` can't come up in this execution any more."""
+        record = self._history[seq]
+        if _position(record) != seq:
+            return True
+        parent = self.records.get(record.parent_id) if record.parent_id else None
+        while parent is not None:
+            if parent.seq is not None:
+                return True
+            parent = self.records.get(parent.parent_id) if parent.parent_id else None
+        return False
+
+    def next_seq(self) -> int:
+        self._seq += 1
+        return self._seq
+
+    def note(self, record: TaskRecord) -> None:
+        """Something about the task was observed: it rides in front of the next write, or goes out after a moment."""
+        self._dirty[record.id] = record
+        self._arm_flush()
+
+    def log(self, line: LogRecord) -> None:
+        """A log line, from any thread of the run: it rides in front of the next write, or goes out after a moment."""
+        self._logs.append(line)
+        if get_ident() == self._thread:
+            self._arm_flush()
+        else:
+            self.loop.call_soon_threadsafe(self._arm_flush)
+
+    def interrupted(self, operation: Operation) -> None:
+        """User code cancelled the operation: noted, so that a replay waits for that to happen again."""
+        if self.outcome is not None:
+            return
+        record = operation.record
+        if record.interrupted is not None:
+            self.stage.skip(record.interrupted)
+            return
+        if record.seq is not None:
+            self.stage.skip(record.seq)
+        else:
+            record.status = TaskStatus.CANCELED
+            record.completed_at = self.clock.now()
+        record.interrupted = self.next_seq()
+        self.note(record)
+
+    def forget_interruptions_under(self, record: TaskRecord) -> None:
+        """A new attempt of a task may take another way: what the last one interrupted below it may run."""
+        for other in self.records.values():
+            if other.interrupted is not None and self._is_under(other, record.id):
+                other.interrupted = None
+                if other.seq is None:
+                    other.status = TaskStatus.PENDING
+                    other.due_at = other.completed_at = None
+                self.note(other)
+
+    def _is_under(self, record: TaskRecord, ancestor: str) -> bool:
+        parent_id = record.parent_id
+        while parent_id is not None and parent_id != ancestor:
+            parent = self.records.get(parent_id)
+            parent_id = parent.parent_id if parent is not None else None
+        return parent_id is not None
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    def write(self, record: TaskRecord, done: Callable[[], None]) -> None:
+        """Make a task's record durable, with all that was observed before it; then call `done`."""
+        self._dirty[record.id] = record
+        self.flush(done, self.settings.force_replay)
+
+    def flush(self, done: Callable[[], None] | None = None, then_yield: bool = False) -> None:
+        """Write what was noted; call `done` once it is durable, and put the run down if `then_yield`."""
+        self.check()
+        tasks, logs = self._take_dirty()
+        self.writing += 1
+        future = self.journal.record(tasks, logs)
+        future.add_done_callback(lambda future: self._written(future, done, then_yield), context=Context())
+
+    def _written(self, future: asyncio.Future[bool], done: Callable[[], None] | None, then_yield: bool) -> None:
+        self.writing -= 1
+        if self.outcome is not None:
+            return
+        if (error := future.exception()) is not None:
+            self.end_failed(error)
+        elif not future.result():
+            self.revoke("the run was taken away: its lease was lost or it was cancelled")
+        else:
+            if then_yield:
+                self.yield_soon("forced replay")
+            if done is not None:
+                done()
+            self.stage.schedule()
+
+    def _take_dirty(self) -> tuple[list[TaskRecord], list[LogRecord]]:
+        # Copies: the records go on changing while a store's thread reads what was handed over.
+        tasks = [msgspec.structs.replace(record) for record in self._dirty.values()]
+        logs = self._logs
+        self._dirty.clear()
+        self._logs = []
+        return tasks, logs
+
+    def _arm_flush(self) -> None:
+        if self._flush_timer is None and self.outcome is None:
+            self._flush_timer = outside_run(self.loop, self.settings.flush_delay, self._flush_after_delay)
+
+    def _flush_after_delay(self) -> None:
+        self._flush_timer = None
+        if self.outcome is None and (self._dirty or self._logs):
+            self.flush()
+
+    # --- ending ------------------------------------------------------------------------------------------------------
+
+    def yield_soon(self, reason: str) -> None:
+        """End this execution as soon as no body runs; the run goes on in a new one."""
+        if self.yielding is None and self.outcome is None:
+            self.yielding = reason
+        if self._sync_run is None:
+            self.stage.schedule()
+
+    def end_yielded(self) -> None:
+        if self._main is not None and self._main.done():
+            self._alone.set()  # the run function has ended: its result counts, not the yield
+            return
+        self.end(Yielded(self.yielding or "yielded"))
+
+    def end_quiescent(self, earliest: int | None) -> bool:
+        """Nothing in the run can move before `earliest`. Whether that was the end of the execution."""
+        if self._main is not None and self._main.done():
+            self._alone.set()
+            return False
+        now = self.clock.now()
+        if earliest is None:
+            # Only interrupted operations are left, and what interrupted them the first time doesn't come.
+            if self._nobody_since is None:
+                self._nobody_since = now
+            if now - self._nobody_since < self.settings.foreign_await_limit * 1000:
+                return False
+            self.end_failed(self._not_interrupted())
+            return True
+        if earliest - now <= self.settings.linger * 1000:
+            return False
+        self.end(Suspended(earliest))
+        return True
+
+    def _not_interrupted(self) -> NonDeterminismError:
+        keys = ", ".join(repr(operation.record.key) for operation in self.stage.parked)
+        return NonDeterminismError(
+            f"task {keys} was interrupted (by a time-out or cancel()) when it was first run, but on replay nothing "
+            "interrupts it: what decides about that must not depend on anything outside the run's tasks. Use "
+            "io.timeout for deadlines, then continue the run"
+        )
+
+    def end_foreign(self, foreign: list[Branch], earliest: int | None) -> bool:
+        """Something outside of tasks has kept the run in memory for too long. Whether that was its end."""
+        limit = self.settings.foreign_await_limit
+        if any(timer.is_asyncio_timeout for timer in self.timers):
+            self.end_failed(
+                UsageError(
+                    f"an asyncio.timeout (or wait_for) was armed for more than {limit:g} s around durable operations; "
+                    "it counts within one execution only. Use `async with io.timeout(key, duration)`, which is durable"
+                )
+            )
+            return True
+        if earliest is None:
+            self.end_failed(self._not_interrupted())
+            return True
+        where = "; ".join(_where_waiting(branch.task) for branch in foreign) or "a timer"
+        self.warn(
+            f"put down although it awaits something outside a task for more than {limit:g} s ({where}): the await will "
+            "happen again. Move it into a task with io.run_task"
+        )
+        self.end(Suspended(earliest))
+        return True
+
+    def warn(self, message: str) -> None:
+        """Leave a line about this run for the developer: in its log and in the process's."""
+        _log.warning("run %s (job %s): %s", self.claim.run_id, self.claim.job_id, message)
+        if self.outcome is None:
+            digest = f"{self.claim.execution}:{len(self._logs)}:{message}"
+            self._logs.append(
+                LogRecord(id=f"warning:{digest}"[:200], level="WARN", message=message, at=self.clock.now())
+            )
+
+    def end_failed(self, error: BaseException) -> None:
+        """The run fails with this error."""
+        self.end(self.failure(error))
+
+    def failure(self, error: BaseException) -> Failed:
+        failed = list(dict.fromkeys(_failed_tasks(error, set())))
+        info = describe_error(error, "")
+        if info.task_id == "":
+            info = msgspec.structs.replace(info, task_id=failed[0] if failed else None)
+        lineage = [ancestor for id in failed for ancestor in self._lineage(id)]
+        return Failed(info, list(dict.fromkeys(lineage)))
+
+    def _lineage(self, id: str) -> Iterable[str]:
+        """A failed task, and the parents that its failure made fail."""
+        record = self.records.get(id)
+        while record is not None and record.status is TaskStatus.ERRORED:
+            yield record.id
+            record = self.records.get(record.parent_id) if record.parent_id else None
+
+    def end(self, outcome: Outcome) -> None:
+        """Decide the outcome, commit it, then unwind. The first one decided counts."""
+        if self.outcome is not None:
+            return
+        if not isinstance(outcome, Completed | Failed):
+            for operation in self.bodies:
+                operation.record.due_at = operation.deadline
+                self._dirty[operation.record.id] = operation.record
+        self.outcome = outcome
+        self._stop_timers()
+        tasks, logs = self._take_dirty()
+        self.journal.close(outcome, tasks, logs).add_done_callback(self._closed, context=Context())
+
+    def _closed(self, future: asyncio.Future[bool]) -> None:
+        error = future.exception()
+        if error is not None:
+            assert self.outcome is not None
+            _log.error("run %s: its outcome could not be recorded: %s", self.claim.run_id, error)
+            if not isinstance(self.outcome, Failed | JobMissing):
+                self.outcome = self.failure(error)
+                self.journal.close(self.outcome, [], []).add_done_callback(self._closed, context=Context())
+                return
+        self._unwind()
+
+    def revoke(self, reason: str) -> None:
+        """The run isn't this execution's any more: nothing is written, user code is unwound."""
+        if self.outcome is None:
+            self.outcome = reason
+            self._stop_timers()
+            self._unwind()
+
+    def abandon(self) -> None:
+        """Drop everything on the spot, as a dying process would (for tests)."""
+        if self.outcome is None:
+            self.outcome = "crashed"
+        self._stop_timers()
+        self._on_finished = lambda _: None
+        self._unwind()
+
+    def _stop_timers(self) -> None:
+        self.stage.stop()
+        for timer in (self._flush_timer, self._limit_timer):
+            if timer is not None:
+                timer.cancel()
+
+    def _main_done(self, main: asyncio.Task[Any]) -> None:
+        if self.outcome is not None:
+            if not main.cancelled():
+                main.exception()  # discarded: the outcome is decided
+            return
+        if self.live_branches():
+            self._ending = self.loop.create_task(self._end_with_branches(main), context=Context())
+        else:
+            self.end(self._outcome_of(main))
+
+    async def _end_with_branches(self, main: asyncio.Task[Any]) -> None:
+        """The run function has ended with branches alive: they get a bounded time to clean up, durably."""
+        tasks = [branch.task for branch in self.branches.values() if not branch.is_stray]
+        for task in tasks:
+            task.cancel()
+        alone = self.loop.create_task(self._alone.wait(), context=Context())
+        gone = self.loop.create_task(_all_done(tasks), context=Context())
+        await asyncio.wait({alone, gone}, timeout=self.settings.unwind_limit, return_when=asyncio.FIRST_COMPLETED)
+        alone.cancel()
+        gone.cancel()
+        self.end(self._outcome_of(main))
+
+    def _outcome_of(self, main: asyncio.Task[Any]) -> Completed | Failed:
+        if main.cancelled():
+            return self.failure(asyncio.CancelledError("the run function was cancelled by its own code"))
+        if (error := main.exception()) is not None:
+            return self.failure(error)
+        return self.completion(main.result())
+
+    def completion(self, value: Any) -> Completed | Failed:
+        """The outcome of a run function that returned `value`."""
+        try:
+            encoded = self.job.output_codec.encode(
+                value,
+                where=f"the return value of job {self.claim.job_id!r}",
+                limit=self.settings.limits.run_output_bytes_max,
+                setting="limits.run_output_bytes_max",
+            )
+        except PerdureError as error:
+            return self.failure(error)
+        return Completed(encoded.json, encoded.types)
+
+    def _unwind(self) -> None:
+        if self._sync_run is not None:
+            self._ending = self.loop.create_task(self._unwind_sync(self._sync_run), context=Context())
+            return
+        current = [branch for task, branch in self.branches.items() if not task.done() and not branch.is_stray]
+        if not current:
+            self._finish()
+            return
+        signal = Signal(self.ending_reason)
+        for branch in current:
+            waiter = getattr(branch.task, "_fut_waiter", None)
+            if isinstance(waiter, OperationFuture) and not waiter.done():
+                waiter.set_exception(signal)
+            else:
+                branch.task.cancel()
+        self._ending = self.loop.create_task(self._await_unwound([b.task for b in current]), context=Context())
+
+    async def _await_unwound(self, tasks: list[asyncio.Task[Any]]) -> None:
+        done, stuck = await asyncio.wait(tasks, timeout=self.settings.unwind_limit)
+        for task in done:
+            if not task.cancelled():
+                task.exception()  # what unwound user code raises is discarded
+        for task in stuck:
+            _log.warning(
+                "run %s (job %s): code has not unwound %g s after its execution ended and is abandoned: %s",
+                self.claim.run_id,
+                self.claim.job_id,
+                self.settings.unwind_limit,
+                _where_waiting(task),
+            )
+        self._finish()
+
+    async def _unwind_sync(self, run: SyncRun) -> None:
+        if not await run.unwind(Signal(self.ending_reason), self.settings.unwind_limit):
+            _log.warning(
+                "run %s (job %s): its thread has not unwound %g s after its execution ended and is abandoned",
+                self.claim.run_id,
+                self.claim.job_id,
+                self.settings.unwind_limit,
+            )
+        self._finish()
+
+    def _finish(self) -> None:
+        self._on_finished(self)
+
+
+def _position(record: TaskRecord) -> int | None:
+    """The place in the history at which a replay comes to this task."""
+    return record.interrupted if record.interrupted is not None else record.seq
+
+
+async def _all_done(tasks: list[asyncio.Task[Any]]) -> None:
+    await asyncio.wait(tasks)
+
+
+def _failed_tasks(error: BaseException | None, seen: set[int]) -> Iterable[str]:
+    """Ids of the tasks whose failure this error came from: in groups, causes and contexts."""
+    if error is None or id(error) in seen:
+        return
+    seen.add(id(error))
+    if isinstance(error, TaskError) and error.task_id:
+        yield error.task_id
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:  # pyright: ignore[reportUnknownVariableType]
+            yield from _failed_tasks(part, seen)  # pyright: ignore[reportUnknownArgumentType]
+    yield from _failed_tasks(error.__cause__, seen)
+    if not error.__suppress_context__:
+        yield from _failed_tasks(error.__context__, seen)
+
+
+def call_site() -> CallSite:
+    """File, line and function of the code that called io."""
+    frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
+    while frame.f_back is not None and frame.f_globals.get("__package__", "") == __package__:
+        frame = frame.f_back
+    return (frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+
+
+def _at(site: CallSite) -> str:
+    return f"{site[0]}:{site[1]} in {site[2]}"
+
+
+def _where_waiting(task: asyncio.Task[Any]) -> str:
+    frames = task.get_stack(limit=1)
+    return f"{frames[0].f_code.co_filename}:{frames[0].f_lineno}" if frames else task.get_name()

@@ -1,0 +1,219 @@
+"""`io`: what a run function does durably. Each method is one of the operations of `perform.py` under a friendly name."""
+
+from __future__ import annotations
+
+import uuid as uuid_module
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+
+from perdure.clock import to_datetime
+from perdure.durations import to_instant_ms, to_ms
+from perdure.errors import NotFoundError, UsageError
+from perdure.schema.runs import Event
+
+from . import perform
+from .keys import Key
+from .logger import Logger
+from .operation import Duration, ErrorHandler, TaskOptions
+from .retry import Retry
+
+if TYPE_CHECKING:
+    from .client import Client, EventToSend
+    from .execution import Execution
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+WAIT_OPTIONS = {"icon": "clock", "style": {"style": "minimal"}}
+
+
+class IO:
+    """The durable operations of an async run. Await each; they work under `asyncio.gather`, in task groups and nested.
+
+    A *key* names a task within its parent (the run, or the task whose body is running): a string, or a list of JSON
+    parts such as `["fetch", page.id]`. Whatever has completed under a key is not run again, in any later execution.
+
+    Attributes:
+        logger: writes to the run's log: `io.logger.info("fetched", {"bytes": 10})`.
+    """
+
+    def __init__(self, execution: Execution, client: Client) -> None:
+        self._execution = execution
+        self._client = client
+        self.logger = Logger(execution)
+
+    @property
+    def is_unwinding(self) -> bool:
+        """Whether this execution has ended and the code is merely being unwound: for `finally` blocks that care."""
+        return self._execution.outcome is not None
+
+    @overload
+    async def run_task(
+        self,
+        key: Key,
+        fn: Callable[..., Awaitable[T]],
+        *args: Any,
+        name: str | None = None,
+        description: str | None = None,
+        icon: str | None = None,
+        params: Any = None,
+        properties: list[dict[str, Any]] | None = None,
+        style: dict[str, Any] | None = None,
+        redact: list[str] | None = None,
+        retry: Retry | None = None,
+        timeout: Duration | None = None,
+        delay_until: datetime | None = None,
+        on_error: ErrorHandler | None = None,
+        output: Any = None,
+    ) -> T: ...
+    @overload
+    async def run_task(
+        self,
+        key: Key,
+        fn: Callable[..., T],
+        *args: Any,
+        name: str | None = None,
+        description: str | None = None,
+        icon: str | None = None,
+        params: Any = None,
+        properties: list[dict[str, Any]] | None = None,
+        style: dict[str, Any] | None = None,
+        redact: list[str] | None = None,
+        retry: Retry | None = None,
+        timeout: Duration | None = None,
+        delay_until: datetime | None = None,
+        on_error: ErrorHandler | None = None,
+        output: Any = None,
+    ) -> T: ...
+    async def run_task(self, key: Key, fn: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Run `fn(*args)` once and remember its output; a replay returns it without running `fn`.
+
+        What is returned is what a replay returns, from the first run on. Plain values keep their types (tuples, sets,
+        datetimes, ...); models and dataclasses need a return annotation or `output=`. A plain `def` runs in a thread.
+        `fn` may use `io` itself, to any depth. If the process dies while `fn` runs it is run again: pass
+        `current_task().idempotency_key` to services that deduplicate.
+
+        Args:
+            key: names the task within its parent.
+            name, description, icon, params, properties, style: shown with the task. params: JSON-like.
+                properties: [{"label": "Status", "text": "200"}]. style: {"style": "minimal"}.
+            redact: dotted paths blanked wherever the task is shown: ["card.number"].
+            retry: when to try again after an error; without it the first error is final.
+            timeout: for one attempt, timedelta or seconds; over it raises TimeoutError inside. Survives suspensions.
+            delay_until: aware datetime before which the task doesn't start.
+            on_error: `on_error(error, task)`, sync or async; see `ErrorHandler`.
+            output: type of the output, where the function has no annotation for it.
+
+        Raises:
+            TaskError: `fn` failed for good. The same on every replay. The one error that this raises for a failure.
+            DuplicateKeyError: the key was used before under this parent.
+        """
+        given = {option: value for option, value in options.items() if value is not None} if options else options
+        return await perform.run_task(self._execution, key, fn, args, given)
+
+    async def wait(self, key: Key, duration: Duration) -> None:
+        """Wait for a timedelta or a number of seconds. Beyond a second the run holds no memory, slot or worker."""
+        length = to_ms(duration, f"io.wait({key!r})")
+        options = TaskOptions(params={"seconds": length / 1000}, **WAIT_OPTIONS)
+        await perform.wait(self._execution, key, lambda now: now + length, "wait", options)
+
+    async def wait_until(self, key: Key, moment: datetime) -> None:
+        """Wait until an aware datetime; at once if it is past."""
+        instant = to_instant_ms(moment, f"io.wait_until({key!r})")
+        options = TaskOptions(params={"until": to_datetime(instant)}, **WAIT_OPTIONS)
+        await perform.wait(self._execution, key, lambda _: instant, "wait until", options)
+
+    def timeout(self, key: Key, duration: Duration) -> perform.DurableTimeout:
+        """`async with io.timeout("answer", timedelta(days=3)):` raises TimeoutError when the block takes longer.
+
+        Durable: counts from the first time the block is entered, over suspensions and crashes.
+        """
+        return perform.DurableTimeout(self._execution, key, duration)
+
+    async def now(self, key: Key) -> datetime:
+        """The present (UTC) as it was the first time."""
+        execution = self._execution
+        return await perform.observe(execution, key, lambda: to_datetime(execution.clock.now()), "now")
+
+    async def uuid(self, key: Key) -> uuid_module.UUID:
+        """A random UUID (version 4), the same on every replay."""
+        return await perform.observe(self._execution, key, lambda: make_uuid(self._execution), "uuid")
+
+    async def random(self, key: Key, *, min: float = 0, max: float = 1, round: bool = False) -> float:
+        """A random number in [min, max], the same on every replay; a whole one with `round`."""
+        return await perform.observe(
+            self._execution, key, lambda: make_random(self._execution, min, max, round), "random"
+        )
+
+    async def yield_(self, key: Key) -> None:
+        """End this execution here and go on in a new one at once."""
+        await perform.yield_(self._execution, key)
+
+    async def parallel(
+        self, key: Key, items: Iterable[Item], fn: Callable[[Item, int], Any], *, name: str | None = None
+    ) -> list[Any]:
+        """Run `fn(item, index)` for all items at once, each as a task; outputs in the order of `items`.
+
+        All are settled before this returns or raises; then the first failure (in order of `items`) is raised.
+        """
+        return await perform.parallel(self._execution, key, list(items), fn, name)
+
+    async def try_(self, fn: Callable[[], Any], catch: Callable[[Exception], Any]) -> Any:
+        """`fn()`, or `catch(error)` if it raises. Plain try/except does the same; this is for ported code."""
+        try:
+            return await perform.maybe_await(fn())
+        except Exception as error:
+            return await perform.maybe_await(catch(error))
+
+    async def send_event(self, key: Key, name: str, payload: Any = None, **options: Any) -> Event:
+        """Send an event as a task: once, however often this is replayed. Options as `client.send_event`."""
+        event = self._client.event(name, payload, **options)
+        return (await self._send(key, [event], "Send Event"))[0]
+
+    async def send_events(self, key: Key, events: Sequence[EventToSend]) -> list[Event]:
+        """Send several events as one task. See `client.event`."""
+        return await self._send(key, list(events), "Send Multiple Events")
+
+    async def _send(self, key: Key, events: list[EventToSend], name: str) -> list[Event]:
+        async def send() -> list[Event]:
+            return await self._client.send_events(with_task_ids(events))
+
+        return cast(
+            "list[Event]",
+            await self.run_task(key, send, name=name, icon="send", params={"events": [e.name for e in events]}),
+        )
+
+    async def get_event(self, key: Key, id: str) -> Event:
+        """An event and its runs, as they were the first time. Raises TaskError (NotFoundError) for an unknown id."""
+
+        async def get() -> Event:
+            event = await self._client.get_event(id)
+            if event is None:
+                raise NotFoundError(kind="event", id=id)
+            return event
+
+        return await self.run_task(key, get, name="Get Event", params={"id": id})
+
+
+def with_task_ids(events: Sequence[EventToSend]) -> list[EventToSend]:
+    """Events sent from a task's body get ids derived from the task, so that a repeated body sends nothing twice."""
+    from .scope import current_task
+
+    task = current_task()
+    return [event if event.id else event.with_id(f"{task.idempotency_key}:{i}") for i, event in enumerate(events)]
+
+
+def make_uuid(execution: Execution) -> uuid_module.UUID:
+    return uuid_module.UUID(int=execution.random.getrandbits(128), version=4)
+
+
+def make_random(execution: Execution, low: float, high: float, whole: bool) -> float:
+    if low > high:
+        raise UsageError(f"io.random: min ({low}) is greater than max ({high})")
+    chance = execution.random.random()
+    if whole:
+        return int(low) + int(chance * (int(high) - int(low) + 1))
+    return low + chance * (high - low)
+
+

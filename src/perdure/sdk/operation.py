@@ -1,0 +1,184 @@
+"""One io call: the task it stands for, how far it has come, and what it may be told (`TaskOptions`)."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import msgspec
+
+from perdure.clock import to_datetime
+from perdure.errors import TaskError, qualified_name
+from perdure.schema.execution import TaskRecord
+from perdure.schema.runs import ErrorInfo, Task, TaskStatus
+
+from .branches import Branch, OperationFuture
+from .retry import Retry
+from .scope import Scope
+from .values import to_json
+
+if TYPE_CHECKING:
+    from .execution import Execution
+
+Duration: TypeAlias = timedelta | float
+"""A timedelta, or seconds."""
+
+STACK_CHARS_MAX = 20_000
+
+ErrorHandler: TypeAlias = Callable[[Exception, Task], Any] | Callable[[Exception, Task], Awaitable[Any]]
+"""`on_error(error, task)`, sync or async, called after a failed attempt. What it returns decides:
+
+None: go on as `retry` says. False: don't retry. A timedelta or an aware datetime: try again after or at it.
+An exception: fail or retry as if the task had raised that instead; so does an exception that it raises.
+"""
+
+
+class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a task is run, and how it is shown. None: not given."""
+
+    name: str | None = None
+    description: str | None = None
+    icon: str | None = None
+    params: Any = None
+    properties: list[dict[str, Any]] | None = None
+    style: dict[str, Any] | None = None
+    redact: list[str] | None = None
+    retry: Retry | None = None
+    timeout: Duration | None = None
+    delay_until: datetime | None = None
+    on_error: Any = None
+    output: Any = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing was given (the common case)."""
+        return self is NO_OPTIONS
+
+    def details(self, where: str) -> str | None:
+        """JSON of what is only shown; None if nothing of it was given."""
+        shown = {
+            name: value
+            for name in ("description", "icon", "params", "properties", "style", "redact")
+            if (value := getattr(self, name)) is not None
+        }
+        return to_json(shown, where=where) if shown else None
+
+
+NO_OPTIONS = TaskOptions()
+
+
+class Operation:
+    """A task being run or replayed by a branch.
+
+    Attributes:
+        record: what is stored of it; shared with the execution's table of records.
+        scope: where the call was made.
+        branch: the branch that made it; None in a sync run.
+        deadline: instant at which its running body is interrupted; None without `timeout`.
+    """
+
+    __slots__ = ("branch", "deadline", "future", "record", "scope")
+
+    def __init__(self, record: TaskRecord, scope: Scope, branch: Branch | None) -> None:
+        self.record = record
+        self.scope = scope
+        self.branch = branch
+        self.deadline: int | None = None
+        self.future: asyncio.Future[Any] | None = None
+
+    @property
+    def where(self) -> str:
+        return f"task {self.record.key!r}"
+
+    @property
+    def branch_in_run(self) -> Branch:
+        """The branch, for code that only async runs reach."""
+        assert self.branch is not None
+        return self.branch
+
+    def new_future(self, execution: Execution) -> OperationFuture:
+        """What the branch awaits next; resolved by `release`."""
+        self.future = future = OperationFuture(execution, self.branch_in_run)
+        return future
+
+    def release(self) -> None:
+        """Let the branch go on."""
+        future = self.future
+        if future is not None and not future.done():
+            future.set_result(None)
+            self.scope.execution.stage.branch_freed(self.branch_in_run)
+
+    def as_task(self) -> Task:
+        """As user code sees it."""
+        return task_of(self.record)
+
+    def error(self) -> TaskError:
+        """The error of a task that failed for good, built from its record."""
+        info = self.record.error
+        assert info is not None
+        return TaskError(
+            key=self.record.key,
+            error_name=info.name,
+            error_message=info.message,
+            error_types=info.types,
+            stack=info.stack,
+            task_id=info.task_id or self.record.id,
+        )
+
+
+def task_of(record: TaskRecord) -> Task:
+    """The public view of a record, without its output."""
+    return Task(
+        id=record.id,
+        idempotency_key=record.idempotency_key,
+        key=record.key,
+        name=record.name,
+        status=record.status,
+        parent_id=record.parent_id,
+        attempts=record.attempts,
+        delay_until=to_datetime(record.due_at) if record.due_at and record.status is TaskStatus.WAITING else None,
+        started_at=to_datetime(record.started_at) if record.started_at else None,
+        error=record.error,
+    )
+
+
+def describe_error(error: BaseException, task_id: str) -> ErrorInfo:
+    """An exception as stored. One that came from a nested task keeps that task's error and id."""
+    if isinstance(error, TaskError):
+        return ErrorInfo(
+            name=error.error_name,
+            message=error.error_message,
+            stack=error.stack,
+            types=error.error_types,
+            task_id=error.task_id or task_id,
+        )
+    return ErrorInfo(
+        name=type(error).__name__,
+        message=_message_of(error),
+        stack=_stack_of(error),
+        types=[qualified_name(cls) for cls in type(error).__mro__ if issubclass(cls, BaseException)],
+        task_id=task_id,
+    )
+
+
+def _message_of(error: BaseException) -> str:
+    try:
+        return _storable(str(error))
+    except Exception as broken:  # a __str__ that raises is the user's; the failure it hides is still worth a record
+        return f"(its message can't be shown: {type(broken).__name__})"
+
+
+def _stack_of(error: BaseException) -> str:
+    try:
+        text = "".join(traceback.format_exception(error))
+    except Exception:  # as above: formatting calls the user's __str__ and __repr__
+        return "".join(traceback.format_tb(error.__traceback__))[-STACK_CHARS_MAX:]
+    return _storable(text if len(text) <= STACK_CHARS_MAX else "...\n" + text[-STACK_CHARS_MAX:])
+
+
+def _storable(text: str) -> str:
+    """`text` with what no database takes (lone surrogates, NUL) replaced."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\x00", "\\x00")

@@ -1,0 +1,47 @@
+"""What a client needs of whatever it is connected to: implemented by the embedded engine, later by the HTTP API."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from perdure.schema.execution import EventRecord
+from perdure.schema.runs import Event, Run, RunStatus
+
+
+class Platform(Protocol):
+    """Errors of all of them: UnavailableError (repeat), NotFoundError and ConflictError where they make sense."""
+
+    async def send(self, events: Sequence[EventRecord]) -> list[Event]:
+        """Store events with the runs they cause; a known id returns what is stored."""
+        ...
+
+    async def invoke(self, job_id: str, payload: str, *, key: str | None, context: str | None) -> Run: ...
+
+    async def get_event(self, id: str) -> Event | None: ...
+
+    async def get_run(self, id: str) -> Run | None: ...
+
+    async def get_runs(
+        self,
+        *,
+        job_id: str | None,
+        event_id: str | None,
+        statuses: tuple[RunStatus, ...],
+        before: str | None,
+        limit: int,
+    ) -> list[Run]: ...
+
+    async def wait_for_run(self, id: str) -> Run:
+        """Wait until the run has ended, for as long as that takes."""
+        ...
+
+    async def cancel_run(self, id: str) -> Run: ...
+
+    async def rerun(self, id: str) -> Run: ...
+
+    async def continue_run(self, id: str) -> Run: ...
+
+    async def drain(self) -> None:
+        """Wait until nothing is queued or executing."""
+        ...

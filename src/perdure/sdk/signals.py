@@ -1,0 +1,19 @@
+"""What unwinds user code when an execution ends before the run does.
+
+A Signal derives from BaseException, so `except Exception` lets it through. By the time it is raised the outcome of the
+execution has been decided and committed: catching it changes nothing, and what user code returns or raises afterwards
+is discarded. It is not exported: nobody but the executor raises it.
+"""
+
+from __future__ import annotations
+
+
+class Signal(BaseException):
+    """This execution is over; `reason` says why ("suspended until ...", "cancelled")."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"this execution of the run has ended ({reason}); the run goes on elsewhere or later. perdure raised this "
+            "to unwind your code: let it pass, nothing done now has an effect on the run"
+        )
+        self.reason = reason

@@ -1,0 +1,246 @@
+"""Who moves next: the order in which a run's branches learn of completions, and the moment it can be put down.
+
+Theory of operation (execution.md sections 1 and 2; decision 0006). Every completion, timer that fired and interruption
+has a sequence number in the run's history. Completions reach their branches one at a time, in that order, each when no
+branch can run: on the first run exactly as on replay, so user code sees the same interleaving. What is new gets a new,
+higher number, so it comes after everything that was recorded.
+
+A run is *quiescent* when an operation is parked and nothing in the run can make progress by itself: no write is under
+way, no body runs, every branch waits for a parked operation, for a sibling or inside asyncio's own primitives, and no
+timer armed by the run's code is pending. Then, and only then, may it be put down.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable, Iterable
+from contextvars import Context
+from typing import TYPE_CHECKING
+
+from .branches import Branch, is_runnable, outside_run, waits_inside_run
+from .scope import Scope
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from .execution import Execution
+    from .operation import Operation
+
+SETTLING_TURNS = 3
+"""Turns of the loop without a runnable branch before that is believed: done-callbacks may still be on their way."""
+
+_POLL_SECONDS = (0.01, 1.0)
+
+
+class Stage:
+    """Delivery and quiescence of one execution; the execution tells it what happens and carries out what it decides."""
+
+    def __init__(self, execution: Execution, recorded: Iterable[int]) -> None:
+        self._execution = execution
+        self._loop = execution.loop
+        self._undelivered = list(recorded)
+        heapq.heapify(self._undelivered)
+        self._delivered: set[int] = set()
+        self._gates: list[tuple[int, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self.parked: dict[Operation, int | None] = {}
+        """Operations that can't complete now → instant at which they can, None for not by themselves."""
+        self.deadlines: dict[object, int] = {}
+        """Durable deadlines around running code → instant."""
+        self._free: set[Branch] = set()
+        self._scheduled = False
+        self._settled = 0
+        self._blocked_since: float | None = None
+        self._stalled_since: float | None = None
+        self._poll_delay = _POLL_SECONDS[0]
+        self._poll: asyncio.TimerHandle | None = None
+
+    # --- what the execution reports -----------------------------------------------------------------------------------
+
+    def branch_freed(self, branch: Branch) -> None:
+        """`branch` isn't (any more) blocked in an io call."""
+        self._free.add(branch)
+        self.schedule()
+
+    def branch_blocked(self, branch: Branch) -> None:
+        """`branch` is about to await the future of an io call."""
+        self._free.discard(branch)
+        self.schedule()
+
+    def schedule(self) -> None:
+        """Something happened: have a look once it has settled. Nothing to do while all branches are under way."""
+        self._settled = 0
+        self._poll_delay = _POLL_SECONDS[0]
+        if (self.parked or self._gates or self._execution.yielding) and self._execution.outcome is None:
+            self._look_next_turn()
+
+    def _look_next_turn(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._look, context=Context())
+
+    def passes_at_once(self, seq: int) -> bool:
+        """Whether a completion may reach its branch without waiting: the branch is alone and nothing is before it."""
+        if len(self._execution.branches) > 1 and self._execution.live_branches() > 1:
+            return False
+        if self._gates and self._gates[0][0] < seq:
+            return False
+        if self._undelivered:
+            self._delivered.add(seq)
+        return True
+
+    def deliver(self, seq: int, release: Callable[[], None]) -> None:
+        """Call `release` when the completion numbered `seq` is next."""
+        heapq.heappush(self._gates, (seq, next(self._order), release))
+        self.schedule()
+
+    def skip(self, seq: int) -> None:
+        """What was recorded at `seq` has come about by itself (an interruption), or will not come again."""
+        self._delivered.add(seq)
+
+    def stop(self) -> None:
+        """Nothing is delivered any more."""
+        self._gates.clear()
+        if self._poll is not None:
+            self._poll.cancel()
+
+    # --- looking ------------------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        self._scheduled = False
+        execution = self._execution
+        if execution.outcome is not None:
+            return
+        if self._any_runnable():
+            self._settled = 0
+            self._blocked_since = None
+            self._look_next_turn()
+            return
+        self._settled += 1
+        if self._settled < SETTLING_TURNS:
+            self._look_next_turn()
+            return
+        idle = self._idle_branches()
+        if self._gates and not execution.yielding:
+            if self._is_next(idle):
+                _, _, release = heapq.heappop(self._gates)
+                release()
+                self.schedule()
+            else:
+                self._look_again_later()
+            return
+        self._consider_putting_down(idle)
+
+    def _any_runnable(self) -> bool:
+        gone = [branch for branch in self._free if branch.task.done()]
+        self._free.difference_update(gone)
+        return any(is_runnable(branch.task) for branch in self._free if not branch.is_stray)
+
+    def _idle_branches(self) -> _Idle:
+        """Sort the branches that are not blocked in an io call by what they wait for."""
+        idle = _Idle()
+        busy_scopes = self._scopes_with_parked()
+        for branch in self._free:
+            if branch.is_stray:
+                continue
+            inside = waits_inside_run(branch, self._execution)
+            scope = branch.scope
+            in_body = scope.operation is not None
+            if inside is None:
+                # A lock or queue: in a body that has nothing parked under it, somebody else's (a connection pool's).
+                inside = not in_body or scope in busy_scopes
+            if not inside:
+                (idle.bodies if in_body else idle.foreign).append(branch)
+        timers = [timer for timer in self._execution.timers if timer.is_pending]
+        self._execution.timers[:] = timers
+        idle.timers = bool(timers)
+        return idle
+
+    def _scopes_with_parked(self) -> set[Scope]:
+        scopes: set[Scope] = set()
+        for operation in self.parked:
+            scope: Scope | None = operation.scope
+            while scope is not None and scope not in scopes:
+                scopes.add(scope)
+                scope = scope.operation.scope if scope.operation is not None else None
+        return scopes
+
+    def _is_next(self, idle: _Idle) -> bool:
+        """Whether the first gate may open: it is the oldest undelivered, or nothing older can come any more."""
+        first = self._gates[0][0]
+        while self._undelivered and self._is_moot(self._undelivered[0]):
+            heapq.heappop(self._undelivered)
+        if not self._undelivered or first <= self._undelivered[0] or idle.nothing_moves(self._execution.writing):
+            self._delivered.add(first)
+            self._stalled_since = None
+            return True
+        now = self._loop.time()
+        if self._stalled_since is None:
+            self._stalled_since = now
+        if now - self._stalled_since < self._execution.settings.foreign_await_limit:
+            return False
+        # What was recorded there is not coming (the code has changed, or took another way): give up on that one.
+        heapq.heappop(self._undelivered)
+        self._stalled_since = None
+        return self._is_next(idle)
+
+    def _is_moot(self, seq: int) -> bool:
+        return seq in self._delivered or self._execution.is_unreachable(seq)
+
+    def _consider_putting_down(self, idle: _Idle) -> None:
+        execution = self._execution
+        if execution.writing:
+            return  # the end of the write is an occasion to look
+        if idle.bodies:
+            self._look_again_later()
+        elif execution.yielding:
+            execution.end_yielded()
+        elif not self.parked:
+            self._blocked_since = None
+        elif not idle.foreign and not idle.timers:
+            if not execution.end_quiescent(self._earliest()):
+                self._look_again_later()
+        else:
+            self._wait_for_foreign(idle)
+
+    def _wait_for_foreign(self, idle: _Idle) -> None:
+        """Something that perdure can't see into keeps the run in memory, but not for ever."""
+        now = self._loop.time()
+        if self._blocked_since is None:
+            self._blocked_since = now
+        limit = self._execution.settings.foreign_await_limit
+        if now - self._blocked_since >= limit and self._execution.end_foreign(idle.foreign, self._earliest()):
+            return
+        self._look_again_later()
+
+    def _earliest(self) -> int | None:
+        instants = [due for due in self.parked.values() if due is not None]
+        instants.extend(self.deadlines.values())
+        return min(instants, default=None)
+
+    def _look_again_later(self) -> None:
+        """What keeps the run may end without telling (an await that perdure doesn't know of): keep looking, less often."""
+        if self._poll is not None:
+            self._poll.cancel()
+        self._poll = outside_run(self._loop, self._poll_delay, self._look_after_poll)
+        self._poll_delay = min(self._poll_delay * 2, _POLL_SECONDS[1])
+
+    def _look_after_poll(self) -> None:
+        self._poll = None
+        if not self._scheduled:
+            self._look()
+
+
+class _Idle:
+    """Branches that nothing inside the run can wake: in the bodies of tasks, and outside of them."""
+
+    __slots__ = ("bodies", "foreign", "timers")
+
+    def __init__(self) -> None:
+        self.bodies: list[Branch] = []
+        self.foreign: list[Branch] = []
+        self.timers = False
+
+    def nothing_moves(self, writing: int) -> bool:
+        return not (self.bodies or self.foreign or self.timers or writing)

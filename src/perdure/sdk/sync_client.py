@@ -1,0 +1,92 @@
+"""`client.sync`: the client without `await`, one proxy over an event loop in a background thread."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Coroutine
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from perdure.errors import UsageError
+
+if TYPE_CHECKING:
+    from .client import Client
+
+
+class _BackgroundLoop:
+    """An event loop in a daemon thread, started when first needed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def run(self, coroutine: Coroutine[Any, Any, Any], what: str) -> Any:
+        """The result of `coroutine`, run there while this thread waits. Raises UsageError inside a running loop."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run_coroutine_threadsafe(coroutine, self._get()).result()
+        coroutine.close()
+        raise UsageError(f"client.sync.{what} would block the running event loop: use `await client.{what}(...)` here")
+
+    def _get(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._loop.run_forever, name="perdure-sync", daemon=True).start()
+            return self._loop
+
+
+_background = _BackgroundLoop()
+
+
+class SyncClient:
+    """Every method of `Client`, blocking. `with client.sync.embedded("sqlite:///jobs.db"):` runs the engine behind it.
+
+    Raises UsageError when called inside a running event loop.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def embedded(self, url: str | None = None, **settings: Any) -> SyncEmbedded:
+        """As `Client.embedded`, as a plain context manager."""
+        return SyncEmbedded(self._client.embedded(url, **settings))
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+        if not inspect.iscoroutinefunction(method):
+            return method
+
+        def call(*args: Any, **options: Any) -> Any:
+            return _background.run(method(*args, **options), name)
+
+        return call
+
+
+class SyncEmbedded:
+    """An embedded engine that lives in the background loop."""
+
+    def __init__(self, embedded: AbstractAsyncContextManager[Any]) -> None:
+        self._embedded = embedded
+
+    def __enter__(self) -> SyncEmbedded:
+        _background.run(self._enter(), "embedded")
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        _background.run(self._embedded.__aexit__(*exc_info), "embedded")
+
+    async def _enter(self) -> None:
+        await self._embedded.__aenter__()
+
+
+_clients: WeakKeyDictionary[Client, SyncClient] = WeakKeyDictionary()
+
+
+def sync_client_of(client: Client) -> SyncClient:
+    """The one sync face of a client."""
+    return _clients.setdefault(client, SyncClient(client))

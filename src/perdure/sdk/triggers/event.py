@@ -1,0 +1,43 @@
+"""Jobs that run when an event is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar, overload
+
+from perdure.errors import UsageError
+from perdure.sdk.payloads import Example
+
+from .trigger import Trigger
+
+T = TypeVar("T")
+
+
+@overload
+def event_trigger(
+    *, name: str | Sequence[str], schema: type[T], source: str | None = None, examples: Sequence[Example] = ()
+) -> Trigger[T]: ...
+@overload
+def event_trigger(
+    *, name: str | Sequence[str], schema: None = None, source: str | None = None, examples: Sequence[Example] = ()
+) -> Trigger[Any]: ...
+def event_trigger(
+    *, name: str | Sequence[str], schema: Any = None, source: str | None = None, examples: Sequence[Example] = ()
+) -> Trigger[Any]:
+    """Run the job for every event of this name (case-sensitive), or of one of several names.
+
+    Args:
+        schema: type of the payload: a pydantic model, dataclass, TypedDict, msgspec Struct or plain type. A payload that
+            doesn't fit ends the run as Invalid payload. Without one the payload is the JSON as sent.
+        source: only events sent with this `source`.
+        examples: payloads to try the job with; each must fit the schema.
+
+    Raises:
+        UsageError: no name; an example that doesn't fit.
+    """
+    names = (name,) if isinstance(name, str) else tuple(name)
+    if not names or not all(names):
+        raise UsageError("event_trigger needs the name of an event, or several")
+    return Trigger(
+        event_names=names, source=source, schema=schema, examples=examples, where=f"event_trigger({names[0]!r})"
+    )
