@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from datetime import UTC, datetime, timedelta
 from json import dumps, loads
 from typing import Any
@@ -281,6 +282,16 @@ def test_table_shows_runs_with_what_went_wrong():
     assert "Failed" in text
     assert "ValueError: boom" in text
     assert "more" not in text
+
+
+@pytest.mark.parametrize("width", [80, 110, 200])
+def test_table_never_cuts_ids_statuses_or_times(width: int):
+    run_id = "run_" + "0" * 26
+    run = make_run(id=run_id, status=RunStatus.INVALID_PAYLOAD, job_id="a-job-with-a-long-name" * 3)
+
+    text = draw(render.RunTable([run]), width=width)
+
+    assert re.search(rf"^{run_id} +Invalid payload +2026-01-01 00:00:00 +a-job", text, re.MULTILINE)
 
 
 def test_table_without_runs_says_so():
