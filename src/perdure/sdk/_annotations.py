@@ -191,7 +191,7 @@ def _visit_class(cls: type[Any], found: Survey, seen: dict[int, Any]) -> None:
         return
     if is_model(cls):
         found.structured = True
-    elif not typing.is_typeddict(cls):
+    elif type(cls).__name__ != "_TypedDictMeta":  # typing's, and typing_extensions' own on 3.11
         return
     try:
         fields = typing.get_type_hints(cls, include_extras=True)

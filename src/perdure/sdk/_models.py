@@ -177,6 +177,10 @@ class _PydanticAdapter:
         self._writing: dict[str, Any] = {"by_alias": not by_name}
         try:
             self._adapter: Any = pydantic.TypeAdapter(annotation)
+            if not getattr(
+                self._adapter, "pydantic_complete", True
+            ):  # it has put off names that don't resolve
+                self._adapter.rebuild(raise_errors=True)
         except Exception as exc:  # schema building runs the user's own hooks
             raise UnsupportedTypeError(f"pydantic can't handle {annotation!r}: {_first_line(exc)}") from exc
 
@@ -262,6 +266,11 @@ def _pydantic_issues(error: Any) -> list[dict[str, Any]]:
 
 def _serializer_issue(message: str) -> dict[str, Any]:
     """Shorten pydantic's "...UnexpectedValue(Expected `Page` - ... [field_name='a', input_value=..., input_type=dict])"."""
+    if "utf-8" in message:
+        message = (
+            f"{message}; for bytes that are no text set ser_json_bytes='base64' and val_json_bytes='base64' in the "
+            "model's model_config"
+        )
     expected = re.search(r"Expected `([^`]*)`", message)
     given = re.search(r"input_type=([\w.]+)", message)
     field = re.search(r"field_name='(\w+)'", message)

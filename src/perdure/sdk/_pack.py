@@ -51,7 +51,7 @@ class RefusedError(Exception):
         self.problem = problem
         self._steps: list[str] = []
 
-    def at(self, step: str | int) -> RefusedError:
+    def at(self, step: str | int | None) -> RefusedError:
         self._steps.append(step_text(step))
         return self
 
@@ -61,8 +61,10 @@ class RefusedError(Exception):
         return "$" + "".join(steps if len(steps) <= 20 else [*steps[:10], " ... ", *steps[-2:]])
 
 
-def step_text(step: str | int) -> str:
-    """One step of a path as messages show it: `.price`, `["two words"]`, `[3]`."""
+def step_text(step: str | int | None) -> str:
+    """One step of a path as messages show it: `.price`, `['two words']`, `[3]`, `[...]` for an item of a set."""
+    if step is None:
+        return "[...]"
     if isinstance(step, int):
         return f"[{step}]"
     return f".{step}" if step.isidentifier() else f"[{step!a}]"
@@ -174,7 +176,7 @@ class Packer:
             try:
                 pair = self.pack(item, depth + 1)
             except RefusedError as refused:
-                raise refused.at("(item)") from None
+                raise refused.at(None) from None
             packed.append((_json.encode(pair), pair))
         packed.sort(key=lambda entry: entry[0])
         nodes = {str(index): pair[1] for index, (_, pair) in enumerate(packed) if pair[1] is not None}

@@ -189,7 +189,7 @@ class Codec:
             return unpack(data, _loads(types), self._enums)
         except RefusedError as refused:
             raise SerializationError(where=where, path=refused.path, problem=refused.problem) from None
-        except (KeyError, IndexError, ValueError, TypeError, OverflowError) as exc:
+        except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as exc:
             raise SerializationError(
                 where=where,
                 path="$",
