@@ -160,10 +160,9 @@ class Writer:
             self._room_waiters.append(waiter)
             try:
                 await waiter
-            except asyncio.CancelledError:
-                if waiter.done() and not waiter.cancelled():
-                    self._make_room()  # it was this waiter's turn: pass it on
-                raise
+            finally:
+                # Whoever was let in may not write after all (or was cancelled in that very turn): let more in if so.
+                self._loop.call_soon(self._make_room)
 
     async def flush(self, *, patient: bool = True) -> None:
         """Wait until nothing is unsettled; unless `patient`, only as long as the store is available."""
