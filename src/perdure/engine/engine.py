@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from perdure.clock import Clock, Random
-from perdure.errors import ConflictError, NotFoundError, UnavailableError
+from perdure.errors import ConflictError, NotFoundError
 from perdure.ids import Ids
 from perdure.schema.execution import EventRecord, LogRecord, TaskRecord
 from perdure.schema.runs import RunStatus
@@ -39,13 +39,12 @@ from .store import (
     RunRow,
     Store,
 )
+from .waits import Waits
 from .writer import Writer
 
 IDLE_SECONDS = 60.0
 """How often loops look although nothing was announced. All changes of an owned store pass through its engine, so this is
 only a safety net."""
-
-DRAIN_POLL_SECONDS = 5.0
 
 _DECISIONS_MAX = 20
 """How often a decision is taken anew because the run moved on between reading and writing."""
@@ -127,11 +126,7 @@ class Engine:
         self._listeners: list[Listener] = []
         self._random = random
         self._closed: str | None = None
-        self._active = 0  # runs queued or executing, by the changes committed: a hint when to look
-        self._commits = 0
         self._last_rerun = 0
-        self._ended: dict[str, list[asyncio.Future[None]]] = {}
-        self._idlers: list[asyncio.Future[None]] = []
         self._index(jobs)
         self._rescuer = Rescuer(store, self.submit, is_alive=self._is_alive, lease_ms=self.lease_ms)
         self._renewer = Renewer(
@@ -140,6 +135,7 @@ class Engine:
         self._waker_loop = self._loop_of("waker", Waker(store, self.submit).step)
         self._rescuer_loop = self._loop_of("rescuer", self._rescuer.step)
         self._renewer_loop = self._loop_of("renewer", self._renewer.step)
+        self._waits = Waits(store, self.writer, clock, on_due=self._waker_loop.notify)
 
     # --- life -----------------------------------------------------------------------------------------------------------
 
@@ -149,7 +145,7 @@ class Engine:
         Raises:
             UnavailableError, StoreBrokenError: as the store says; the engine isn't running.
         """
-        self._active = sum((await self.store.count_by_status(active_only=True)).values())
+        self._waits.active = sum((await self.store.count_by_status(active_only=True)).values())
         if self._exclusive:
             await self._rescuer.recover(self.clock.now())
         await self._adopt()
@@ -304,20 +300,7 @@ class Engine:
             NotFoundError: no such run.
             UnavailableError: the engine stopped before the run ended.
         """
-        while True:
-            ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            waiters = self._ended.setdefault(run_id, [])
-            waiters.append(ended)  # before reading: an end in between would be missed otherwise
-            try:
-                run = await self._require_run(run_id)
-                if run.status.is_terminal:
-                    return run
-                self._require_open()
-                await ended
-            finally:
-                waiters.remove(ended)
-                if not waiters and self._ended.get(run_id) is waiters:
-                    del self._ended[run_id]
+        return await self._waits.settled(run_id)
 
     async def wait_idle(self) -> None:
         """Wait until nothing is queued or executing and every write is settled.
@@ -327,19 +310,7 @@ class Engine:
         Raises:
             UnavailableError: the engine stopped before.
         """
-        while True:
-            idle: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._idlers.append(idle)
-            timer = asyncio.get_running_loop().call_later(DRAIN_POLL_SECONDS, _resolve, idle)
-            try:
-                if await self._is_idle():
-                    return
-                self._require_open()
-                await idle
-            finally:
-                timer.cancel()
-                if idle in self._idlers:
-                    self._idlers.remove(idle)
+        await self._waits.idle()
 
     # --- for executors' carriers and loops ------------------------------------------------------------------------------
 
@@ -364,7 +335,6 @@ class Engine:
 
     def _committed(self, changes: list[Change], results: list[Result]) -> None:
         """Keep count and tell who waits. Hot: once per transaction over all its changes."""
-        self._commits += 1
         for change, result in zip(changes, results, strict=True):
             if type(change) is RecordTasks:
                 if type(result) is Refused:
@@ -378,27 +348,23 @@ class Engine:
                 if not result.duplicate:
                     for run in result.runs:
                         if run.status is _QUEUED:
-                            self._active += 1
+                            self._waits.active += 1
             elif type(change) is ClaimRuns and type(result) is Claimed and result.claims:
                 for claim in result.claims:
                     self.executing[claim.run_id] = (claim.execution, change.at)
                 self._renewer_loop.notify(self._renewer.due_after(change.at))
-        if self._idlers and self._active <= 0:
-            for idle in self._idlers:
-                _resolve(idle)
+        self._waits.committed()
 
     def _moved(self, move: MoveRun) -> None:
         if move.expected is _EXECUTING:
             self.executing.pop(move.run_id, None)
-            self._active -= 1
+            self._waits.active -= 1
         elif move.expected is _QUEUED:
-            self._active -= 1
+            self._waits.active -= 1
         if move.status is _QUEUED:
-            self._active += 1
+            self._waits.active += 1
         elif move.completed_at is not None:
-            if self._ended:
-                for ended in self._ended.get(move.run_id, ()):
-                    _resolve(ended)
+            self._waits.run_ended(move.run_id)
         elif move.wake_at is not None:
             self._waker_loop.notify(move.wake_at)
 
@@ -454,19 +420,6 @@ class Engine:
             raise NotFoundError(kind="run", id=run_id)
         return run
 
-    async def _is_idle(self) -> bool:
-        while True:
-            await self.writer.flush()
-            commits = self._commits
-            if any((await self.store.count_by_status(active_only=True)).values()):
-                return False
-            now = self.clock.now()
-            if await self.store.due_runs(now, 1):
-                self._waker_loop.notify(now)
-                return False
-            if commits == self._commits and not self.writer.size:
-                return True
-
     def _is_alive(self, lease: LeaseRow) -> bool:
         return lease.owner == self.owner and self.executing.get(lease.run_id, (0, 0))[0] == lease.execution
 
@@ -483,10 +436,6 @@ class Engine:
     def _loops(self) -> tuple[LoopRunner, ...]:
         return (self._waker_loop, self._rescuer_loop, self._renewer_loop)
 
-    def _require_open(self) -> None:
-        if self._closed is not None:
-            raise UnavailableError(self._closed)
-
     def _broke(self, exc: BaseException) -> None:
         self._end(f"the engine has stopped because its store broke ({exc}); reopen it to recover")
         for loop in self._loops():
@@ -501,9 +450,7 @@ class Engine:
         self.is_running = False
         for listener in self._listeners:
             listener.engine_stopped(reason)
-        for waiter in (*self._idlers, *(waiter for waiters in self._ended.values() for waiter in waiters)):
-            if not waiter.done():
-                waiter.set_exception(UnavailableError(reason))
+        self._waits.close(reason)
 
 
 _QUEUED = RunStatus.QUEUED
@@ -513,8 +460,3 @@ _EXECUTING = RunStatus.EXECUTING
 def _ingested(result: Result) -> Ingested:
     assert isinstance(result, Ingested)
     return result
-
-
-def _resolve(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
