@@ -16,7 +16,7 @@ from perdure.sdk.payloads import Example, PayloadSchema
 
 class Model(pydantic.BaseModel):
     url: pydantic.HttpUrl
-    size: int = pydantic.Field(0, alias="pageSize")
+    size: int = pydantic.Field(default=0, alias="pageSize")
 
 
 @dataclass
