@@ -90,6 +90,7 @@ def _ingested(change: IngestEvent) -> Ingested:
 def _stored_events(db: Statements, ids: list[str]) -> dict[str, Ingested]:
     if not ids:
         return {}
+    ids = list(dict.fromkeys(ids))
     events = rows.decode_events(db.fetch("events_by_id", ids=encode(ids)))
     found = {event.id: Ingested(event=event, runs=[], duplicate=True) for event in events}
     for run in rows.decode_runs(db.fetch("runs_by_event", ids=encode(ids))):

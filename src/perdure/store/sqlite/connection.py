@@ -172,7 +172,6 @@ class Database:
 
     def share(self) -> Database:
         """The same database for one more store."""
-        self._check()
         self._users += 1
         return self
 
@@ -190,13 +189,15 @@ class Database:
         return await self._read_lane.run(lambda: self._snapshot(work))
 
     async def close(self) -> None:
-        """Give up one use; the last finishes what was submitted, closes the file and lets go of its lock."""
+        """Give up one use, once what was submitted is done; the last closes the file and lets go of its lock."""
         self._users -= 1
+        lanes = dict.fromkeys([self._write_lane, self._read_lane])
         if self._users != 0:
+            for lane in lanes:
+                await lane.run(lambda: None)
             return
-        await self._write_lane.stop()
-        if self._read_lane is not self._write_lane:
-            await self._read_lane.stop()
+        for lane in lanes:
+            await lane.stop()
         try:
             self._reader.close()
             if self._writer:
@@ -208,8 +209,6 @@ class Database:
     def _check(self) -> None:
         if self._pid != os.getpid():
             raise UsageError("a SQLite database can't be used in a forked child: open it there")
-        if self._users <= 0:
-            raise UnavailableError("the store is closed; nothing was written")
 
     def _check_broken(self) -> None:
         if self._broken:

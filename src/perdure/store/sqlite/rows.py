@@ -15,7 +15,7 @@ import msgspec
 
 from perdure.engine.store import LeaseRow, MoveRun, NewRun, RunRow
 from perdure.schema.execution import Claim, EventRecord, LogRecord, TaskRecord
-from perdure.schema.runs import RunStatus
+from perdure.schema.runs import ErrorInfo, RunStatus
 
 Row = tuple[Any, ...]  # what JSON can say
 
@@ -44,6 +44,11 @@ def encode(rows: object) -> str:
     if b"\\u0000" in text and _NUL.search(text):
         raise ValueError("text that is to be stored holds a NUL character")
     return text.decode()
+
+
+def _json_text(value: ErrorInfo | list[str] | None) -> str | None:
+    """A value for a JSON column: as text, in which a NUL is escaped."""
+    return None if value is None else _encode(value).decode()
 
 
 def event_row(event: EventRecord, created_at: int) -> Row:
@@ -98,9 +103,9 @@ def move_row(move: MoveRun) -> Row:
         move.crashes,
         move.output,
         move.types,
-        move.error,
+        _json_text(move.error),
         move.reason,
-        move.failed_tasks,
+        _json_text(move.failed_tasks),
         move.completed_at,
         move.priority,
     )
@@ -122,7 +127,7 @@ def task_row(run_id: str, task: TaskRecord) -> Row:
         task.due_at,
         task.started_at,
         task.completed_at,
-        task.error,
+        _json_text(task.error),
         task.details,
         task.output,
         task.types,

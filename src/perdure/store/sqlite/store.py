@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from perdure.clock import Clock
 from perdure.engine.store import Change, LeaseRow, Result, RunFilter, RunRow
-from perdure.errors import NotFoundError
+from perdure.errors import NotFoundError, UnavailableError
 from perdure.schema.execution import EventRecord, LogRecord, TaskRecord
 from perdure.schema.runs import RunStatus, TaskStatus
 from perdure.store.queries import load_queries
@@ -81,9 +81,11 @@ class SqliteStore:
 
     def for_environment(self, environment: str) -> SqliteStore:
         """A store for another environment of the same open database; each is closed by itself."""
+        self._check_open()
         return SqliteStore(self._database.share(), environment)
 
     async def apply(self, changes: Sequence[Change]) -> list[Result]:
+        self._check_open()
         return await self._database.write(
             lambda connection: apply_changes(self._statements(connection), changes)
         )
@@ -153,10 +155,15 @@ class SqliteStore:
             self._is_open = False
             await self._database.close()
 
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise UnavailableError("the store is closed; nothing was written")
+
     def _statements(self, connection: sqlite3.Connection) -> Statements:
         return Statements(connection, queries(), self._environment)
 
     async def _read(self, work: Callable[[Statements], T]) -> T:
+        self._check_open()
         return await self._database.read(lambda connection: work(self._statements(connection)))
 
     async def _find(self, name: str, **parameters: object) -> str | None:
@@ -170,8 +177,11 @@ def _conditions(filter: RunFilter) -> str:
     """The list page's conditions, of fixed fragments with bound values."""
     fragments = {
         "and runs.job_id = :job_id": filter.job_id is not None,
-        "and runs.event_id = :event_id": filter.event_id is not None,
-        "and runs.status in (select value from json_each(:statuses))": bool(filter.statuses),
+        # As a set of ids: else SQLite prefers to walk all runs in the order asked for.
+        "and runs.id in (select id from runs where env = :env and event_id = :event_id)": filter.event_id
+        is not None,
+        "and runs.status = json_extract(:statuses, '$[0]')": len(filter.statuses) == 1,
+        "and runs.status in (select value from json_each(:statuses))": len(filter.statuses) > 1,
         "and runs.id < :before": filter.before is not None,
     }
     return " ".join(fragment for fragment, wanted in fragments.items() if wanted)

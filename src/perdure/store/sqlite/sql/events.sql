@@ -34,9 +34,10 @@ select json_group_array(json(json)) from event_rows where env = :env and id in (
 -- The runs of the events :ids as a JSON list of RunRow, oldest first.
 select json_group_array(json(json)) from (
     select rows.json
-    from runs
-    join run_rows as rows on rows.env = runs.env and rows.id = runs.id
-    where runs.env = :env and runs.event_id in (select value from json_each(:ids))
+    from json_each(:ids) as ids
+    cross join runs on runs.event_id = ids.value
+    cross join run_rows as rows on rows.env = runs.env and rows.id = runs.id
+    where runs.env = :env
     order by runs.id
 );
 

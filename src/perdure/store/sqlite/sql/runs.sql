@@ -40,8 +40,8 @@ insert into ready (env, priority, ready_at, run_id)
 select env, priority, queued_at, id from runs where env = :env and id in (select value from json_each(:ids));
 
 -- name: leave_ready
-delete from ready where env = :env and (priority, ready_at, run_id) in (
-    select priority, queued_at, id from runs where env = :env and id in (select value from json_each(:ids))
+delete from ready where (env, priority, ready_at, run_id) in (
+    select env, priority, queued_at, id from runs where env = :env and id in (select value from json_each(:ids))
 );
 
 -- name: enter_timers
@@ -50,8 +50,8 @@ select env, wake_at, id from runs
 where env = :env and id in (select value from json_each(:ids)) and wake_at is not null;
 
 -- name: leave_timers
-delete from timers where env = :env and (due_at, run_id) in (
-    select wake_at, id from runs where env = :env and id in (select value from json_each(:ids))
+delete from timers where (env, due_at, run_id) in (
+    select env, wake_at, id from runs where env = :env and id in (select value from json_each(:ids))
 );
 
 -- name: leave_leases
