@@ -273,8 +273,10 @@ class Engine:
         if event is None:
             raise NotFoundError(kind="event", id=run.event_id)
         # The instant is part of the new event's id: two reruns within one millisecond are two runs.
-        now = self._last_rerun = max(self.clock.now(), self._last_rerun + 1)
-        return _ingested(await self.submit(core.rerun(run, event, now, self.ids.run_id())))
+        now = max(self.clock.now(), self._last_rerun + 1)
+        change = core.rerun(run, event, now, self.ids.run_id())
+        self._last_rerun = now
+        return _ingested(await self.submit(change))
 
     # --- reads ----------------------------------------------------------------------------------------------------------
 
