@@ -162,7 +162,7 @@ def test_rich_types_come_back(value: Any) -> None:
 
     assert back == value
     assert type(back) is type(value)
-    if "{1" not in repr(value) and "set" not in repr(value) and "{<" not in repr(value):  # sets have no order
+    if not isinstance(value, (set, frozenset, dict, tuple)):  # sets inside have no order
         assert repr(back) == repr(value)
 
 
