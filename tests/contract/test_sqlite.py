@@ -1,0 +1,498 @@
+"""What is SQLite's own: threads, files, faults, plans, migrations. See test_sqlite_processes.py for other processes."""
+
+import asyncio
+import os
+import re
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+
+from perdure.engine.store import Applied, Ingested, RunFilter
+from perdure.errors import (
+    ConfigurationError,
+    SchemaOutdatedError,
+    StoreBrokenError,
+    StoreInUseError,
+    UnavailableError,
+    UsageError,
+)
+from perdure.schema.runs import RunStatus
+from perdure.store.migrate import load_migrations
+from perdure.store.sqlite import SqliteStore, connection
+from perdure.store.sqlite.store import queries
+from perdure.testing.store_contract.factories import (
+    apply,
+    claim,
+    claimed,
+    completed_task,
+    executing_run,
+    ingest,
+    make_task,
+    move,
+    record,
+    stored_run,
+)
+
+SCHEMA = Path(connection.__file__).parent / "schema.sql"
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "jobs.db")
+
+
+class Hook:
+    """Raises the error planned for a point ("before" or "after" a COMMIT), once."""
+
+    def __init__(self) -> None:
+        self.planned: dict[str, BaseException] = {}
+
+    def __call__(self, point: str) -> None:
+        if error := self.planned.pop(point, None):
+            raise error
+
+
+def io_error() -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+    return error
+
+
+@pytest.fixture
+def hook():
+    return Hook()
+
+
+@pytest.fixture
+async def store(path, hook):
+    store = await SqliteStore.open(path, on_commit=hook, busy_timeout_seconds=0.01)
+    yield store
+    await store.close()
+
+
+# --- faults --------------------------------------------------------------------------------------------------------------
+
+
+class Crash(BaseException):
+    pass
+
+
+async def test_crash_before_commit_writes_nothing(store, hook):
+    hook.planned["before"] = Crash()
+
+    with pytest.raises(Crash):
+        await apply(store, ingest())
+
+    assert await store.get_run("run_1") is None
+    assert [type(result) for result in await apply(store, ingest())] == [Ingested]
+
+
+async def test_lost_acknowledgement_is_found_by_the_repeat(store, hook):
+    await executing_run(store)
+    batch = [ingest("run_2"), record(completed_task("a", 1)), move(RunStatus.COMPLETED, output="1")]
+    hook.planned["after"] = Crash()
+    with pytest.raises(Crash):
+        await apply(store, *batch)
+
+    ingested, *applied = await apply(store, *batch)
+
+    assert ingested.duplicate
+    assert applied == [Applied(), Applied()]
+
+
+@pytest.mark.parametrize("point", ["before", "after"])
+async def test_io_error_in_commit_breaks_the_store(store, hook, path, point):
+    hook.planned[point] = io_error()
+
+    with pytest.raises(StoreBrokenError):
+        await apply(store, ingest())
+
+    with pytest.raises(StoreBrokenError):
+        await apply(store, ingest())
+    with pytest.raises(StoreBrokenError):
+        await store.get_run("run_1")
+    await store.close()
+    reopened = await SqliteStore.open(path)
+    assert (await reopened.get_run("run_1") is not None) == (point == "after")
+    await reopened.close()
+
+
+async def test_full_disk_is_unavailable_and_passes(store):
+    def limit_pages(connection: sqlite3.Connection, more: int) -> None:
+        (pages,) = connection.execute("pragma page_count").fetchone()
+        connection.execute(f"pragma max_page_count = {pages + more}")
+
+    await executing_run(store)
+    big = record(make_task(output='"' + "x" * 100_000 + '"'))
+    await store._database.write(lambda connection: limit_pages(connection, 5))
+
+    with pytest.raises(UnavailableError):
+        await apply(store, big, ingest("run_2"))
+
+    assert await store.get_run("run_2") is None
+    assert await store.get_tasks("run_1") == []
+    await store._database.write(lambda connection: limit_pages(connection, 5_000))
+    assert await apply(store, big) == [Applied()]
+
+
+async def test_locked_by_another_connection_is_unavailable(store, path):
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("begin immediate")
+
+    with pytest.raises(UnavailableError):
+        await apply(store, ingest())
+    assert await store.get_run("run_1") is None  # reading goes on
+
+    other.execute("rollback")
+    other.close()
+    await apply(store, ingest())
+
+
+async def test_cancelled_waiter_does_not_cancel_the_batch(store):
+    waiter = asyncio.ensure_future(apply(store, ingest()))
+    await asyncio.sleep(0)
+    waiter.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiter
+
+    assert (await apply(store, ingest()))[0].duplicate
+
+
+# --- threads -------------------------------------------------------------------------------------------------------------
+
+
+async def test_reads_do_not_wait_for_a_commit(path):
+    entered, leave = threading.Event(), threading.Event()
+
+    def stall(point: str) -> None:
+        if point == "before":
+            entered.set()
+            assert leave.wait(30)
+
+    store = await SqliteStore.open(path, on_commit=stall)
+    writing = asyncio.ensure_future(apply(store, ingest()))
+    await asyncio.to_thread(entered.wait, 30)
+
+    assert await store.get_run("run_1") is None
+    assert not writing.done()
+
+    leave.set()
+    await writing
+    assert await store.get_run("run_1") is not None
+    await store.close()
+
+
+@pytest.mark.parametrize("inline", [True, False])
+async def test_inline_runs_in_the_caller(inline):
+    threads: set[int] = set()
+    store = await SqliteStore.open(
+        ":memory:", inline=inline, on_commit=lambda _: threads.add(threading.get_ident())
+    )
+
+    await apply(store, ingest())
+
+    assert (threads == {threading.get_ident()}) is inline
+    await store.close()
+
+
+async def test_close_leaves_no_thread_and_no_wal(path):
+    before = threading.active_count()
+    store = await SqliteStore.open(path)
+    await apply(store, ingest())
+    assert threading.active_count() == before + 2
+
+    await store.close()
+
+    assert threading.active_count() == before
+    assert not Path(path + "-wal").exists()
+
+
+async def test_durable_settings(store):
+    def settings(connection: sqlite3.Connection) -> list[object]:
+        names = ("journal_mode", "synchronous")
+        return [connection.execute(f"pragma {name}").fetchone()[0] for name in names]
+
+    assert await store._database.write(settings) == ["wal", 2]
+
+
+# --- files ---------------------------------------------------------------------------------------------------------------
+
+
+async def test_file_outlives_the_store(path):
+    store = await SqliteStore.open(path)
+    await executing_run(store)
+    await store.close()
+
+    again = await SqliteStore.open(path)
+
+    assert (await stored_run(again)).status is RunStatus.EXECUTING
+    assert len(await again.leases(expired_at=None, limit=10)) == 1
+    await again.close()
+
+
+async def test_file_belongs_to_one_store(path, store):
+    with pytest.raises(StoreInUseError, match=rf"pid {os.getpid()} on host .+, since 20") as caught:
+        await SqliteStore.open(path, lock_wait_seconds=0)
+
+    assert caught.value.path == path
+
+
+async def test_waits_for_the_former_owner(path, store):
+    opening = asyncio.ensure_future(SqliteStore.open(path, lock_wait_seconds=30))
+    await asyncio.sleep(0)
+
+    await store.close()
+
+    await (await opening).close()
+
+
+async def test_closing_one_environment_keeps_the_others_open(store):
+    other = store.for_environment("prod")
+    await store.close()
+
+    assert await other.list_runs(RunFilter()) == []
+    with pytest.raises(UnavailableError):
+        store.for_environment("staging")
+    await other.close()
+
+
+async def test_read_only_sees_the_owners_writes_and_writes_nothing(path, store):
+    await apply(store, ingest())
+    reader = await SqliteStore.open(path, read_only=True)
+    await apply(store, ingest("run_2"))
+
+    assert [run.id for run in await reader.list_runs(RunFilter())] == ["run_2", "run_1"]
+    with pytest.raises(UsageError, match="reading only"):
+        await apply(reader, ingest("run_3"))
+    await reader.close()
+    await apply(store, ingest("run_3"))
+
+
+async def test_read_only_without_an_owner(path):
+    store = await SqliteStore.open(path)
+    await apply(store, ingest())
+    await store.close()
+
+    reader = await SqliteStore.open(path, read_only=True)
+
+    assert await reader.get_run("run_1") is not None
+    await reader.close()
+
+
+@pytest.mark.parametrize("name", ["a b?mode=x#%41.db", "ü.db"])
+async def test_any_file_name_works(tmp_path, name):
+    path = str(tmp_path / name)
+    store = await SqliteStore.open(path)
+    reader = await SqliteStore.open(path, read_only=True)
+    await reader.close()
+    await store.close()
+
+    assert Path(path).exists()
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+async def test_missing_folder_is_a_configuration_error(tmp_path, read_only):
+    with pytest.raises(ConfigurationError, match="can't open"):
+        await SqliteStore.open(str(tmp_path / "no" / "jobs.db"), read_only=read_only)
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+async def test_other_files_are_refused(path, read_only):
+    Path(path).write_bytes(b"not a database, but long enough to have a header" * 10)
+
+    with pytest.raises(ConfigurationError, match="not a database"):
+        await SqliteStore.open(path, read_only=read_only, lock_wait_seconds=0)
+
+
+# --- schema --------------------------------------------------------------------------------------------------------------
+
+
+def dump(connection: sqlite3.Connection) -> str:
+    found = connection.execute(
+        "select sql from sqlite_schema where sql is not null order by type = 'view', rowid"
+    )
+    return "".join(f"{sql};\n\n" for (sql,) in found)
+
+
+async def test_migrated_schema_equals_the_checked_in_dump(store):
+    found = await store._database.read(dump)
+
+    if os.environ.get("PERDURE_UPDATE_SCHEMA"):
+        SCHEMA.write_text(found)
+    assert found == SCHEMA.read_text()
+
+
+async def test_migrations_are_recorded(path, store):
+    found = await store._database.read(
+        lambda connection: connection.execute("select version, name from schema_migrations").fetchall()
+    )
+
+    assert found == [(m.version, m.name) for m in load_migrations("perdure.store.sqlite")]
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+async def test_newer_schema_is_refused(path, read_only):
+    await (await SqliteStore.open(path)).close()
+    with sqlite3.connect(path) as other:
+        other.execute("insert into schema_migrations (version, name, applied_at) values (9999, 'later', 0)")
+    other.close()
+
+    with pytest.raises(SchemaOutdatedError) as caught:
+        await SqliteStore.open(path, read_only=read_only)
+
+    assert caught.value.found == 9999
+    with pytest.raises(SchemaOutdatedError):  # and the lock is free again
+        await SqliteStore.open(path, read_only=read_only, lock_wait_seconds=0)
+
+
+async def test_older_schema_is_migrated_but_not_by_a_reader(path, monkeypatch):
+    await (await SqliteStore.open(path)).close()
+    more = [*load_migrations("perdure.store.sqlite")]
+    later = type(more[0])(
+        version=len(more) + 1,
+        name="later",
+        sql="-- a; b\ncreate table later (a);\ninsert into later values (';');\n",
+    )
+    monkeypatch.setattr(connection, "load_migrations", lambda _: [*more, later])
+
+    with pytest.raises(SchemaOutdatedError):
+        await SqliteStore.open(path, read_only=True)
+    await (await SqliteStore.open(path)).close()
+
+    await (await SqliteStore.open(path, read_only=True)).close()
+
+
+async def test_failed_migration_leaves_the_old_schema(path, monkeypatch):
+    await (await SqliteStore.open(path)).close()
+    more = [*load_migrations("perdure.store.sqlite")]
+    bad = type(more[0])(
+        version=len(more) + 1, name="bad", sql="create table half (a);\ninsert into nowhere values (1);\n"
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr(connection, "load_migrations", lambda _: [*more, bad])
+        with pytest.raises(ConfigurationError):
+            await SqliteStore.open(path)
+
+    store = await SqliteStore.open(path, lock_wait_seconds=0)
+
+    assert "half" not in await store._database.read(dump)
+    await store.close()
+
+
+# --- plans ---------------------------------------------------------------------------------------------------------------
+
+JSON = {"renewals": "{}"}
+
+
+def parameters(sql: str) -> dict[str, str | int]:
+    return {name: JSON.get(name, "[]") for name in re.findall(r":(\w+)", sql)} | {"limit": 1}
+
+
+@pytest.mark.parametrize("name", sorted(queries()))
+async def test_no_query_scans_a_table(store, name):
+    """Every table is found by its key or an index, whose first column is the environment."""
+    sql = queries()[name]
+
+    plan = await store._database.read(
+        lambda connection: [
+            row[3] for row in connection.execute(f"explain query plan {sql}", parameters(sql))
+        ]
+    )
+
+    tables = "events|runs|ready|leases|timers|tasks|logs"
+    assert [step for step in plan if re.match(rf"SCAN ({tables})\b", step)] == []
+    assert all("(env=?" in step for step in plan if re.match(rf"SEARCH ({tables})\b", step))
+
+
+@pytest.mark.parametrize(
+    "name, step",
+    [
+        ("pick_runs", "SEARCH ready USING PRIMARY KEY (env=?)"),
+        ("leave_ready", "SEARCH ready USING PRIMARY KEY (env=? AND priority=? AND ready_at=? AND run_id=?)"),
+        ("leave_timers", "SEARCH timers USING PRIMARY KEY (env=? AND due_at=? AND run_id=?)"),
+        ("leave_leases", "SEARCH leases USING PRIMARY KEY (env=? AND run_id=?)"),
+        ("due_runs", "SEARCH timers USING PRIMARY KEY (env=? AND due_at<?)"),
+        ("move_runs", "SEARCH runs USING PRIMARY KEY (env=? AND id=?)"),
+        ("claim_runs", "SEARCH runs USING PRIMARY KEY (env=? AND id=?)"),
+        ("runs_by_event", "SEARCH runs USING COVERING INDEX runs_event_idx (env=? AND event_id=?)"),
+        ("count_by_status", "SEARCH runs USING COVERING INDEX runs_status_idx (env=?)"),
+        ("tasks_by_run", "SEARCH tasks USING PRIMARY KEY (env=? AND run_id=?)"),
+    ],
+)
+async def test_hot_queries_keep_their_index(store, name, step):
+    sql = queries()[name]
+
+    plan = await store._database.read(
+        lambda connection: [
+            row[3] for row in connection.execute(f"explain query plan {sql}", parameters(sql))
+        ]
+    )
+
+    assert step in plan
+    assert name != "pick_runs" or not any("TEMP B-TREE" in each for each in plan)
+
+
+async def test_claim_costs_the_same_beside_many_finished_runs(store):
+    """Counted in steps of SQLite's virtual machine, so the machine's load doesn't matter."""
+
+    async def cost() -> int:
+        await apply(store, *(ingest(f"run_z{n}{len(steps)}") for n in range(10)))
+        counted = 0
+
+        def count() -> None:
+            nonlocal counted
+            counted += 1
+
+        writer = store._database._writer
+        assert writer
+        writer.set_progress_handler(count, 10)
+        assert len(await claimed(store, 10)) == 10
+        writer.set_progress_handler(None, 0)
+        steps.append(counted)
+        return counted
+
+    steps: list[int] = []
+    few = await cost()
+    count = 3_000
+    await apply(store, *(ingest(f"run_{n:05}", priority=1) for n in range(count)))
+    found = await claimed(store, count)
+    await apply(store, *(move(RunStatus.COMPLETED, one.run_id) for one in found))
+
+    many = await cost()
+
+    assert many <= few * 1.5
+
+
+async def test_a_batch_takes_few_statements_whatever_its_size(store):
+    async def statements(changes) -> int:
+        seen: list[str] = []
+        writer = store._database._writer
+        writer.set_trace_callback(seen.append)
+        await store.apply(changes)
+        writer.set_trace_callback(None)
+        return len(seen)
+
+    ids = [f"run_{n:03}" for n in range(200)]
+
+    assert await statements([ingest(each) for each in ids]) <= 7
+    assert await statements([claim(200)]) <= 7
+    assert await statements([record(make_task(), run_id=each) for each in ids]) <= 4
+    assert await statements([move(RunStatus.COMPLETED, each, tasks=[make_task()]) for each in ids]) <= 7
+
+
+async def test_claims_carry_at_most_what_one_answer_can_hold(store, monkeypatch):
+    from perdure.store.sqlite import batch
+
+    monkeypatch.setattr(batch, "CLAIM_TOTAL_BYTES_MAX", 250)
+    ids = ["run_1", "run_2", "run_3"]
+    await apply(store, *map(ingest, ids), claim())
+    output = '"' + "x" * 98 + '"'
+    await apply(store, *(record(completed_task("t", 1, output=output), run_id=each) for each in ids))
+    await apply(store, *(move(RunStatus.QUEUED, each) for each in ids))
+
+    found = await claimed(store)
+
+    assert [one.tasks[0].omitted for one in found] == [False, False, True]
+    assert [task.output for task in await store.get_tasks("run_3")] == [output]
