@@ -434,6 +434,36 @@ async def test_hot_queries_keep_their_index(store, name, step):
     assert name != "pick_runs" or not any("TEMP B-TREE" in each for each in plan)
 
 
+@pytest.mark.parametrize(
+    "filter",
+    [
+        RunFilter(job_id="a"),
+        RunFilter(event_id="a"),
+        RunFilter(statuses=(RunStatus.FAILED,)),
+        RunFilter(statuses=(RunStatus.FAILED,), before="a"),
+        RunFilter(statuses=(RunStatus.FAILED,), job_id="a"),
+        RunFilter(statuses=(RunStatus.FAILED, RunStatus.TIMED_OUT), job_id="a", before="a"),
+    ],
+)
+async def test_lists_do_not_walk_all_runs(store, filter):
+    plans: list[str] = []
+
+    def explain(connection: sqlite3.Connection) -> None:
+        connection.set_trace_callback(seen.append)
+
+    seen: list[str] = []
+    await store._database.read(explain)
+    await store.list_runs(filter)
+    await store._database.read(lambda connection: connection.set_trace_callback(None))
+    (sql,) = [each for each in seen if "-- Newest first" in each]
+    await store._database.read(
+        lambda connection: plans.extend(row[3] for row in connection.execute(f"explain query plan {sql}"))
+    )
+
+    assert "SEARCH runs USING PRIMARY KEY (env=?)" not in plans
+    assert any("SEARCH runs" in step for step in plans)
+
+
 async def test_claim_costs_the_same_beside_many_finished_runs(store):
     """Counted in steps of SQLite's virtual machine, so the machine's load doesn't matter."""
 

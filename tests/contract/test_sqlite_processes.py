@@ -119,7 +119,7 @@ async def test_forked_child_refuses_and_does_not_keep_the_lock(path, start):
             store = await SqliteStore.open(path)
             child = os.fork()
             if child == 0:
-                for call in (lambda: apply(store, ingest("run_9")), lambda: store.get_run("run_1")):
+                for call in (lambda: apply(store, ingest("run_9")), lambda: store.get_run("run_1"), store.close):
                     try:
                         await call()
                     except PerdureError as error:
@@ -132,7 +132,7 @@ async def test_forked_child_refuses_and_does_not_keep_the_lock(path, start):
         asyncio.run(main())
         """
     )
-    assert [parent.stdout.readline() for _ in range(2)] == ["UsageError usage\n"] * 2
+    assert [parent.stdout.readline() for _ in range(3)] == ["UsageError usage\n"] * 3
     child = int(parent.stdout.readline())
     parent.send_signal(signal.SIGKILL)
     parent.wait()

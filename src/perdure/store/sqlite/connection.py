@@ -190,6 +190,7 @@ class Database:
 
     async def close(self) -> None:
         """Give up one use, once what was submitted is done; the last closes the file and lets go of its lock."""
+        self._check()
         self._users -= 1
         lanes = dict.fromkeys([self._write_lane, self._read_lane])
         if self._users != 0:

@@ -175,9 +175,9 @@ class SqliteStore:
 
 def _conditions(filter: RunFilter) -> str:
     """The list page's conditions, of fixed fragments with bound values."""
+    # Hints (unlikely, ids as a set): else SQLite prefers to walk all runs, which are in the order asked for.
     fragments = {
-        "and runs.job_id = :job_id": filter.job_id is not None,
-        # As a set of ids: else SQLite prefers to walk all runs in the order asked for.
+        "and unlikely(runs.job_id = :job_id)": filter.job_id is not None,
         "and runs.id in (select id from runs where env = :env and event_id = :event_id)": filter.event_id
         is not None,
         "and runs.status = json_extract(:statuses, '$[0]')": len(filter.statuses) == 1,
