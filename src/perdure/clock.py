@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import random
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import NewType, Protocol
 
 Instant = NewType("Instant", int)
 """Milliseconds since 1970-01-01 UTC: what is stored and compared. The public API speaks aware datetimes."""
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 
 
 class Clock(Protocol):
@@ -53,4 +57,4 @@ def to_datetime(instant: int) -> datetime:
 
 def to_instant(moment: datetime) -> Instant:
     """The instant of an aware datetime, to the millisecond (rounded down)."""
-    return Instant(int(moment.timestamp() * 1000))
+    return Instant((moment - _EPOCH) // _MILLISECOND)

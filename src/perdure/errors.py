@@ -60,8 +60,12 @@ class InvalidPayloadError(PerdureError):
     code = "invalid_payload"
 
     def __init__(self, *, job_id: str, issues: list[dict[str, Any]]) -> None:
-        lines = "; ".join(f"{'.'.join(map(str, issue['path'])) or '(payload)'}: {issue['message']}" for issue in issues)
-        super().__init__(f"the payload doesn't fit the schema of job {job_id!r}: {lines}", job_id=job_id, issues=issues)
+        lines = "; ".join(
+            f"{'.'.join(map(str, issue['path'])) or '(payload)'}: {issue['message']}" for issue in issues
+        )
+        super().__init__(
+            f"the payload doesn't fit the schema of job {job_id!r}: {lines}", job_id=job_id, issues=issues
+        )
         self.job_id = job_id
         self.issues = issues
 
@@ -104,7 +108,9 @@ class NotFoundError(PerdureError):
     code = "not_found"
 
     def __init__(self, *, kind: str, id: str) -> None:
-        super().__init__(f"there is no {kind} {id!r} here; check the id and the environment", kind=kind, id=id)
+        super().__init__(
+            f"there is no {kind} {id!r} here; check the id and the environment", kind=kind, id=id
+        )
         self.kind = kind
         self.id = id
 

@@ -113,7 +113,7 @@ def _belongs(future: Any, execution: Execution) -> bool:
         return False
     if future in execution.branches or isinstance(future, OperationFuture) or future.done():
         return True
-    return isinstance(future, _GATHERING) and all(_belongs(child, execution) for child in getattr(future, "_children"))  # noqa: B009
+    return isinstance(future, _GATHERING) and all(_belongs(child, execution) for child in future._children)
 
 
 class ArmedTimer:
@@ -140,7 +140,9 @@ class ArmedTimer:
     def is_asyncio_timeout(self) -> bool:
         """Whether it belongs to `asyncio.timeout` or `wait_for`."""
         owner = getattr(self.callback, "__self__", None)
-        return isinstance(owner, asyncio.Timeout) or getattr(self.callback, "__name__", "") == "_release_waiter"
+        return (
+            isinstance(owner, asyncio.Timeout) or getattr(self.callback, "__name__", "") == "_release_waiter"
+        )
 
 
 class BranchWatch:
@@ -176,7 +178,9 @@ class BranchWatch:
             loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **options: Any
         ) -> asyncio.Task[Any]:
             task: asyncio.Task[Any] = (
-                inner(loop, coro, **options) if inner is not None else asyncio.Task(coro, loop=loop, **options)
+                inner(loop, coro, **options)
+                if inner is not None
+                else asyncio.Task(coro, loop=loop, **options)
             )
             context: Context | None = options.get("context")
             scope = current_scope.get() if context is None else context.get(current_scope)
@@ -210,6 +214,8 @@ class BranchWatch:
                 setattr(self._loop, name, own)
 
 
-def outside_run(loop: asyncio.AbstractEventLoop, delay: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
+def outside_run(
+    loop: asyncio.AbstractEventLoop, delay: float, callback: Callable[[], object]
+) -> asyncio.TimerHandle:
     """Arm a timer of the executor's own, which doesn't count as one of the run's."""
     return loop.call_later(max(delay, 0), callback, context=Context())

@@ -149,7 +149,9 @@ class Client:
             ConflictError: the client has a job of this id.
         """
         if id in self.jobs:
-            raise ConflictError(f"job {id!r} is defined twice on client {self.id!r}; give each job an id of its own")
+            raise ConflictError(
+                f"job {id!r} is defined twice on client {self.id!r}; give each job an id of its own"
+            )
         job: Job[P, R] = Job(
             self,
             run,
@@ -193,7 +195,9 @@ class Client:
             ConflictError: the client is connected already.
         """
         if platform is not None and self._platform is not None:
-            raise ConflictError(f"client {self.id!r} is already running embedded; leave that before entering it again")
+            raise ConflictError(
+                f"client {self.id!r} is already running embedded; leave that before entering it again"
+            )
         self._platform = platform
 
     @property
@@ -221,7 +225,13 @@ class Client:
     ) -> EventToSend:
         """An event for `send_events`; the arguments are those of `send_event`."""
         return EventToSend(
-            name=name, payload=payload, id=id, context=context, timestamp=timestamp, source=source, is_test=is_test
+            name=name,
+            payload=payload,
+            id=id,
+            context=context,
+            timestamp=timestamp,
+            source=source,
+            is_test=is_test,
         )
 
     async def send_event(
@@ -279,7 +289,9 @@ class Client:
             name=event.name,
             payload=to_json(event.payload, where=f"payload of {where}", limit=limits.payload_bytes_max),
             timestamp=(
-                self._clock.now() if event.timestamp is None else to_instant_ms(event.timestamp, f"{where}: timestamp")
+                self._clock.now()
+                if event.timestamp is None
+                else to_instant_ms(event.timestamp, f"{where}: timestamp")
             ),
             context=self._context(event.context, where),
             source=event.source or "trigger.dev",
@@ -296,7 +308,9 @@ class Client:
         """An event with the runs it caused; None if there is none of that id."""
         return await self.platform.get_event(id)
 
-    async def invoke(self, job: Job[P, Any] | str, payload: P, *, key: str | None = None, context: Any = None) -> Run:
+    async def invoke(
+        self, job: Job[P, Any] | str, payload: P, *, key: str | None = None, context: Any = None
+    ) -> Run:
         """Start a run of a job, given as itself or by id. See `Job.invoke`."""
         if isinstance(job, str):
             if job not in self.jobs:
@@ -374,7 +388,9 @@ def _check_text(text: Any, what: str, chars_max: int) -> None:
     if not isinstance(text, str):
         raise UsageError(f"{what} must be a string, not a {type(text).__name__}")
     if len(text) > chars_max:
-        raise LimitExceededError(what=f"the length of {what}", size=len(text), limit=chars_max, setting="name_chars_max")
+        raise LimitExceededError(
+            what=f"the length of {what}", size=len(text), limit=chars_max, setting="name_chars_max"
+        )
     if "\x00" in text or not _is_unicode(text):
         raise UsageError(f"{what} holds a NUL or a lone surrogate, which can't be stored; remove it")
 

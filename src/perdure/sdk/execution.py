@@ -13,22 +13,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Executor
 from contextvars import Context
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, TypeAlias
-
-import msgspec
+from typing import TYPE_CHECKING, Any
 
 from perdure.clock import Clock, Random
 from perdure.errors import (
     DuplicateKeyError,
-    LimitExceededError,
     NonDeterminismError,
     PerdureError,
-    TaskError,
     UsageError,
 )
 from perdure.schema.execution import (
@@ -46,9 +41,11 @@ from perdure.schema.execution import (
 from perdure.schema.runs import TaskStatus
 
 from .branches import ArmedTimer, Branch, OperationFuture, outside_run
+from .call_sites import CallSite, at, call_site
 from .journal import Journal
 from .keys import Key, display_key, idempotency_key, task_id
-from .operation import Operation, TaskOptions, describe_error
+from .operation import Operation, TaskOptions
+from .records import Records
 from .scope import Scope, current_scope
 from .settings import ExecutionSettings
 from .signals import Signal
@@ -59,9 +56,6 @@ if TYPE_CHECKING:
     from .sync_run import SyncRun
 
 _log = logging.getLogger("perdure.executor")
-
-CallSite: TypeAlias = tuple[str, int, str]
-"""File, line and function."""
 
 
 class Execution:
@@ -111,12 +105,8 @@ class Execution:
         self._flush_timer: asyncio.TimerHandle | None = None
         self._limit_timer: asyncio.TimerHandle | None = None
         self._nobody_since: int | None = None
-        self._dirty: dict[str, TaskRecord] = {}
-        self._logs: list[LogRecord] = []
-        self.records = {record.id: record for record in claim.tasks}
-        self._history = {seq: record for record in claim.tasks if (seq := _position(record)) is not None}
-        self._seq = max(self._history, default=0)
-        self.stage = Stage(self, self._history)
+        self.records = Records(claim.tasks, settings.limits)
+        self.stage = Stage(self, self.records.history)
 
     # --- starting ----------------------------------------------------------------------------------------------------
 
@@ -217,28 +207,19 @@ class Execution:
             DuplicateKeyError: the key was used before in this scope.
             LimitExceededError: the run has too many tasks.
         """
-        parent_id = scope.parent_id
-        idempotency = idempotency_key(self.claim.run_id, parent_id, key)
+        records = self.records
+        idempotency = idempotency_key(self.claim.run_id, scope.parent_id, key)
         site = site or call_site()
         if (first := scope.seen.setdefault(idempotency, site)) is not site:
-            raise DuplicateKeyError(key=display_key(key), first=_at(first), second=_at(site))
-        id = task_id(idempotency)
-        record = self.records.get(id)
+            raise DuplicateKeyError(key=display_key(key), first=at(first), second=at(site))
+        record = records.find(task_id(idempotency))
         if record is None:
-            if len(self.records) >= self.settings.limits.tasks_per_run_max:
-                limit = self.settings.limits.tasks_per_run_max
-                raise LimitExceededError(
-                    what="the number of tasks of this run", size=limit + 1, limit=limit, setting="limits.tasks_per_run_max"
-                )
             shown = display_key(key)
-            record = self.records[id] = TaskRecord(
-                id=id,
-                idempotency_key=idempotency,
+            record = records.add(
+                idempotency,
                 key=shown,
                 name=name or shown,
-                status=TaskStatus.PENDING,
-                position=len(self.records),
-                parent_id=parent_id,
+                parent_id=scope.parent_id,
                 details=None if options.is_plain else options.details(f"task {shown!r}"),
             )
         return Operation(record, scope, branch)
@@ -247,30 +228,14 @@ class Execution:
         """Whether a replay answers for this task: completed, failed for good, or interrupted."""
         return record.seq is not None or record.interrupted is not None
 
-    def is_unreachable(self, seq: int) -> bool:
-        """Whether what was recorded at `seq` can't come up in this execution any more."""
-        record = self._history[seq]
-        if _position(record) != seq:
-            return True
-        parent = self.records.get(record.parent_id) if record.parent_id else None
-        while parent is not None:
-            if parent.seq is not None:
-                return True
-            parent = self.records.get(parent.parent_id) if parent.parent_id else None
-        return False
-
-    def next_seq(self) -> int:
-        self._seq += 1
-        return self._seq
-
     def note(self, record: TaskRecord) -> None:
         """Something about the task was observed: it rides in front of the next write, or goes out after a moment."""
-        self._dirty[record.id] = record
+        self.records.changed(record)
         self._arm_flush()
 
     def log(self, line: LogRecord) -> None:
         """A log line, from any thread of the run: it rides in front of the next write, or goes out after a moment."""
-        self._logs.append(line)
+        self.records.logs.append(line)
         if get_ident() == self._thread:
             self._arm_flush()
         else:
@@ -289,42 +254,27 @@ class Execution:
         else:
             record.status = TaskStatus.CANCELED
             record.completed_at = self.clock.now()
-        record.interrupted = self.next_seq()
+        record.interrupted = self.records.next_seq()
         self.note(record)
-
-    def forget_interruptions_under(self, record: TaskRecord) -> None:
-        """A new attempt of a task may take another way: what the last one interrupted below it may run."""
-        for other in self.records.values():
-            if other.interrupted is not None and self._is_under(other, record.id):
-                other.interrupted = None
-                if other.seq is None:
-                    other.status = TaskStatus.PENDING
-                    other.due_at = other.completed_at = None
-                self.note(other)
-
-    def _is_under(self, record: TaskRecord, ancestor: str) -> bool:
-        parent_id = record.parent_id
-        while parent_id is not None and parent_id != ancestor:
-            parent = self.records.get(parent_id)
-            parent_id = parent.parent_id if parent is not None else None
-        return parent_id is not None
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
     def write(self, record: TaskRecord, done: Callable[[], None]) -> None:
         """Make a task's record durable, with all that was observed before it; then call `done`."""
-        self._dirty[record.id] = record
+        self.records.changed(record)
         self.flush(done, self.settings.force_replay)
 
     def flush(self, done: Callable[[], None] | None = None, then_yield: bool = False) -> None:
         """Write what was noted; call `done` once it is durable, and put the run down if `then_yield`."""
         self.check()
-        tasks, logs = self._take_dirty()
+        tasks, logs = self.records.take_unwritten()
         self.writing += 1
         future = self.journal.record(tasks, logs)
         future.add_done_callback(lambda future: self._written(future, done, then_yield), context=Context())
 
-    def _written(self, future: asyncio.Future[bool], done: Callable[[], None] | None, then_yield: bool) -> None:
+    def _written(
+        self, future: asyncio.Future[bool], done: Callable[[], None] | None, then_yield: bool
+    ) -> None:
         self.writing -= 1
         if self.outcome is not None:
             return
@@ -339,21 +289,13 @@ class Execution:
                 done()
             self.stage.schedule()
 
-    def _take_dirty(self) -> tuple[list[TaskRecord], list[LogRecord]]:
-        # Copies: the records go on changing while a store's thread reads what was handed over.
-        tasks = [msgspec.structs.replace(record) for record in self._dirty.values()]
-        logs = self._logs
-        self._dirty.clear()
-        self._logs = []
-        return tasks, logs
-
     def _arm_flush(self) -> None:
         if self._flush_timer is None and self.outcome is None:
             self._flush_timer = outside_run(self.loop, self.settings.flush_delay, self._flush_after_delay)
 
     def _flush_after_delay(self) -> None:
         self._flush_timer = None
-        if self.outcome is None and (self._dirty or self._logs):
+        if self.outcome is None and self.records.has_unwritten:
             self.flush()
 
     # --- ending ------------------------------------------------------------------------------------------------------
@@ -424,29 +366,14 @@ class Execution:
         """Leave a line about this run for the developer: in its log and in the process's."""
         _log.warning("run %s (job %s): %s", self.claim.run_id, self.claim.job_id, message)
         if self.outcome is None:
-            digest = f"{self.claim.execution}:{len(self._logs)}:{message}"
-            self._logs.append(
+            digest = f"{self.claim.execution}:{len(self.records.logs)}:{message}"
+            self.records.logs.append(
                 LogRecord(id=f"warning:{digest}"[:200], level="WARN", message=message, at=self.clock.now())
             )
 
     def end_failed(self, error: BaseException) -> None:
         """The run fails with this error."""
-        self.end(self.failure(error))
-
-    def failure(self, error: BaseException) -> Failed:
-        failed = list(dict.fromkeys(_failed_tasks(error, set())))
-        info = describe_error(error, "")
-        if info.task_id == "":
-            info = msgspec.structs.replace(info, task_id=failed[0] if failed else None)
-        lineage = [ancestor for id in failed for ancestor in self._lineage(id)]
-        return Failed(info, list(dict.fromkeys(lineage)))
-
-    def _lineage(self, id: str) -> Iterable[str]:
-        """A failed task, and the parents that its failure made fail."""
-        record = self.records.get(id)
-        while record is not None and record.status is TaskStatus.ERRORED:
-            yield record.id
-            record = self.records.get(record.parent_id) if record.parent_id else None
+        self.end(self.records.failure(error))
 
     def end(self, outcome: Outcome) -> None:
         """Decide the outcome, commit it, then unwind. The first one decided counts."""
@@ -455,10 +382,10 @@ class Execution:
         if not isinstance(outcome, Completed | Failed):
             for operation in self.bodies:
                 operation.record.due_at = operation.deadline
-                self._dirty[operation.record.id] = operation.record
+                self.records.changed(operation.record)
         self.outcome = outcome
         self._stop_timers()
-        tasks, logs = self._take_dirty()
+        tasks, logs = self.records.take_unwritten()
         self.journal.close(outcome, tasks, logs).add_done_callback(self._closed, context=Context())
 
     def _closed(self, future: asyncio.Future[bool]) -> None:
@@ -467,7 +394,7 @@ class Execution:
             assert self.outcome is not None
             _log.error("run %s: its outcome could not be recorded: %s", self.claim.run_id, error)
             if not isinstance(self.outcome, Failed | JobMissing):
-                self.outcome = self.failure(error)
+                self.outcome = self.records.failure(error)
                 self.journal.close(self.outcome, [], []).add_done_callback(self._closed, context=Context())
                 return
         self._unwind()
@@ -510,16 +437,20 @@ class Execution:
             task.cancel()
         alone = self.loop.create_task(self._alone.wait(), context=Context())
         gone = self.loop.create_task(_all_done(tasks), context=Context())
-        await asyncio.wait({alone, gone}, timeout=self.settings.unwind_limit, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(
+            {alone, gone}, timeout=self.settings.unwind_limit, return_when=asyncio.FIRST_COMPLETED
+        )
         alone.cancel()
         gone.cancel()
         self.end(self._outcome_of(main))
 
     def _outcome_of(self, main: asyncio.Task[Any]) -> Completed | Failed:
         if main.cancelled():
-            return self.failure(asyncio.CancelledError("the run function was cancelled by its own code"))
+            return self.records.failure(
+                asyncio.CancelledError("the run function was cancelled by its own code")
+            )
         if (error := main.exception()) is not None:
-            return self.failure(error)
+            return self.records.failure(error)
         return self.completion(main.result())
 
     def completion(self, value: Any) -> Completed | Failed:
@@ -532,14 +463,16 @@ class Execution:
                 setting="limits.run_output_bytes_max",
             )
         except PerdureError as error:
-            return self.failure(error)
+            return self.records.failure(error)
         return Completed(encoded.json, encoded.types)
 
     def _unwind(self) -> None:
         if self._sync_run is not None:
             self._ending = self.loop.create_task(self._unwind_sync(self._sync_run), context=Context())
             return
-        current = [branch for task, branch in self.branches.items() if not task.done() and not branch.is_stray]
+        current = [
+            branch for task, branch in self.branches.items() if not task.done() and not branch.is_stray
+        ]
         if not current:
             self._finish()
             return
@@ -550,7 +483,9 @@ class Execution:
                 waiter.set_exception(signal)
             else:
                 branch.task.cancel()
-        self._ending = self.loop.create_task(self._await_unwound([b.task for b in current]), context=Context())
+        self._ending = self.loop.create_task(
+            self._await_unwound([b.task for b in current]), context=Context()
+        )
 
     async def _await_unwound(self, tasks: list[asyncio.Task[Any]]) -> None:
         done, stuck = await asyncio.wait(tasks, timeout=self.settings.unwind_limit)
@@ -581,40 +516,8 @@ class Execution:
         self._on_finished(self)
 
 
-def _position(record: TaskRecord) -> int | None:
-    """The place in the history at which a replay comes to this task."""
-    return record.interrupted if record.interrupted is not None else record.seq
-
-
 async def _all_done(tasks: list[asyncio.Task[Any]]) -> None:
     await asyncio.wait(tasks)
-
-
-def _failed_tasks(error: BaseException | None, seen: set[int]) -> Iterable[str]:
-    """Ids of the tasks whose failure this error came from: in groups, causes and contexts."""
-    if error is None or id(error) in seen:
-        return
-    seen.add(id(error))
-    if isinstance(error, TaskError) and error.task_id:
-        yield error.task_id
-    if isinstance(error, BaseExceptionGroup):
-        for part in error.exceptions:  # pyright: ignore[reportUnknownVariableType]
-            yield from _failed_tasks(part, seen)  # pyright: ignore[reportUnknownArgumentType]
-    yield from _failed_tasks(error.__cause__, seen)
-    if not error.__suppress_context__:
-        yield from _failed_tasks(error.__context__, seen)
-
-
-def call_site() -> CallSite:
-    """File, line and function of the code that called io."""
-    frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
-    while frame.f_back is not None and frame.f_globals.get("__package__", "") == __package__:
-        frame = frame.f_back
-    return (frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
-
-
-def _at(site: CallSite) -> str:
-    return f"{site[0]}:{site[1]} in {site[2]}"
 
 
 def _where_waiting(task: asyncio.Task[Any]) -> str:

@@ -42,7 +42,12 @@ def facts_of(fn: Callable[..., Any]) -> FunctionFacts:
     code = getattr(fn, "__code__", None)
     returns = getattr(fn, "__annotations__", {}).get("return") if code is not None else None
     options: TaskOptions = getattr(fn, "__perdure_task__", NO_OPTIONS)
-    if code is not None and (known := _known.get(code)) is not None and known[0] is returns and known[1] is options:
+    if (
+        code is not None
+        and (known := _known.get(code)) is not None
+        and known[0] is returns
+        and known[1] is options
+    ):
         return known[2]
     facts = _find_out(fn, options)
     if code is not None:
@@ -64,10 +69,17 @@ def _find_out(fn: Callable[..., Any], options: TaskOptions) -> FunctionFacts:
         inner = inner.func  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         if options is NO_OPTIONS:
             options = getattr(inner, "__perdure_task__", NO_OPTIONS)
-    if not (inspect.isfunction(inner) or inspect.ismethod(inner) or inspect.isbuiltin(inner) or inspect.isclass(inner)):
+    if not (
+        inspect.isfunction(inner)
+        or inspect.ismethod(inner)
+        or inspect.isbuiltin(inner)
+        or inspect.isclass(inner)
+    ):
         inner = getattr(inner, "__call__", inner)  # noqa: B004 (an object's own method, for its annotations)
     return FunctionFacts(
-        is_async=inspect.iscoroutinefunction(inner), options=options, codec=codec_for(return_annotation(inner))
+        is_async=inspect.iscoroutinefunction(inner),
+        options=options,
+        codec=codec_for(return_annotation(inner)),
     )
 
 
@@ -113,6 +125,7 @@ def merge_options(policy: TaskOptions, given: dict[str, Any]) -> TaskOptions:
         return policy
     if policy is NO_OPTIONS:
         return make_options(given)
-    base = {name: value for name in TaskOptions.__struct_fields__ if (value := getattr(policy, name)) is not None}
+    base = {
+        name: value for name in TaskOptions.__struct_fields__ if (value := getattr(policy, name)) is not None
+    }
     return make_options(base | given)
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid as uuid_module
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from perdure.clock import to_datetime
@@ -13,6 +13,7 @@ from perdure.errors import NotFoundError, UsageError
 from perdure.schema.runs import Event
 
 from . import perform
+from .deadlines import DurableTimeout
 from .keys import Key
 from .logger import Logger
 from .operation import Duration, ErrorHandler, TaskOptions
@@ -109,7 +110,9 @@ class IO:
             TaskError: `fn` failed for good. The same on every replay. The one error that this raises for a failure.
             DuplicateKeyError: the key was used before under this parent.
         """
-        given = {option: value for option, value in options.items() if value is not None} if options else options
+        given = (
+            {option: value for option, value in options.items() if value is not None} if options else options
+        )
         return await perform.run_task(self._execution, key, fn, args, given)
 
     async def wait(self, key: Key, duration: Duration) -> None:
@@ -124,12 +127,12 @@ class IO:
         options = TaskOptions(params={"until": to_datetime(instant)}, **WAIT_OPTIONS)
         await perform.wait(self._execution, key, lambda _: instant, "wait until", options)
 
-    def timeout(self, key: Key, duration: Duration) -> perform.DurableTimeout:
+    def timeout(self, key: Key, duration: Duration) -> DurableTimeout:
         """`async with io.timeout("answer", timedelta(days=3)):` raises TimeoutError when the block takes longer.
 
         Durable: counts from the first time the block is entered, over suspensions and crashes.
         """
-        return perform.DurableTimeout(self._execution, key, duration)
+        return DurableTimeout(self._execution, key, duration)
 
     async def now(self, key: Key) -> datetime:
         """The present (UTC) as it was the first time."""
@@ -181,7 +184,9 @@ class IO:
 
         return cast(
             "list[Event]",
-            await self.run_task(key, send, name=name, icon="send", params={"events": [e.name for e in events]}),
+            await self.run_task(
+                key, send, name=name, icon="send", params={"events": [e.name for e in events]}
+            ),
         )
 
     async def get_event(self, key: Key, id: str) -> Event:
@@ -201,7 +206,9 @@ def with_task_ids(events: Sequence[EventToSend]) -> list[EventToSend]:
     from .scope import current_task
 
     task = current_task()
-    return [event if event.id else event.with_id(f"{task.idempotency_key}:{i}") for i, event in enumerate(events)]
+    return [
+        event if event.id else event.with_id(f"{task.idempotency_key}:{i}") for i, event in enumerate(events)
+    ]
 
 
 def make_uuid(execution: Execution) -> uuid_module.UUID:
@@ -215,5 +222,3 @@ def make_random(execution: Execution, low: float, high: float, whole: bool) -> f
     if whole:
         return int(low) + int(chance * (int(high) - int(low) + 1))
     return low + chance * (high - low)
-
-

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import traceback
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -11,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import msgspec
 
 from perdure.clock import to_datetime
-from perdure.errors import TaskError, qualified_name
+from perdure.errors import TaskError
 from perdure.schema.execution import TaskRecord
-from perdure.schema.runs import ErrorInfo, Task, TaskStatus
+from perdure.schema.runs import Task, TaskStatus
 
 from .branches import Branch, OperationFuture
 from .retry import Retry
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 
 Duration: TypeAlias = timedelta | float
 """A timedelta, or seconds."""
-
-STACK_CHARS_MAX = 20_000
 
 ErrorHandler: TypeAlias = Callable[[Exception, Task], Any] | Callable[[Exception, Task], Awaitable[Any]]
 """`on_error(error, task)`, sync or async, called after a failed attempt. What it returns decides:
@@ -139,46 +136,9 @@ def task_of(record: TaskRecord) -> Task:
         status=record.status,
         parent_id=record.parent_id,
         attempts=record.attempts,
-        delay_until=to_datetime(record.due_at) if record.due_at and record.status is TaskStatus.WAITING else None,
+        delay_until=to_datetime(record.due_at)
+        if record.due_at and record.status is TaskStatus.WAITING
+        else None,
         started_at=to_datetime(record.started_at) if record.started_at else None,
         error=record.error,
     )
-
-
-def describe_error(error: BaseException, task_id: str) -> ErrorInfo:
-    """An exception as stored. One that came from a nested task keeps that task's error and id."""
-    if isinstance(error, TaskError):
-        return ErrorInfo(
-            name=error.error_name,
-            message=error.error_message,
-            stack=error.stack,
-            types=error.error_types,
-            task_id=error.task_id or task_id,
-        )
-    return ErrorInfo(
-        name=type(error).__name__,
-        message=_message_of(error),
-        stack=_stack_of(error),
-        types=[qualified_name(cls) for cls in type(error).__mro__ if issubclass(cls, BaseException)],
-        task_id=task_id,
-    )
-
-
-def _message_of(error: BaseException) -> str:
-    try:
-        return _storable(str(error))
-    except Exception as broken:  # a __str__ that raises is the user's; the failure it hides is still worth a record
-        return f"(its message can't be shown: {type(broken).__name__})"
-
-
-def _stack_of(error: BaseException) -> str:
-    try:
-        text = "".join(traceback.format_exception(error))
-    except Exception:  # as above: formatting calls the user's __str__ and __repr__
-        return "".join(traceback.format_tb(error.__traceback__))[-STACK_CHARS_MAX:]
-    return _storable(text if len(text) <= STACK_CHARS_MAX else "...\n" + text[-STACK_CHARS_MAX:])
-
-
-def _storable(text: str) -> str:
-    """`text` with what no database takes (lone surrogates, NUL) replaced."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\x00", "\\x00")

@@ -17,9 +17,9 @@ from perdure.schema.execution import Claim, InvalidPayload, JobMissing, Yielded
 from .branches import BranchWatch
 from .context import EnvironmentContext, context_of
 from .execution import Execution
+from .failures import describe_error
 from .io import IO
 from .journal import Journal, Source
-from .operation import describe_error
 from .scope import current_scope
 from .settings import ExecutionSettings
 from .sync_run import SyncIO, SyncRun
@@ -118,7 +118,7 @@ class Runner:
             payload = job.trigger.schema.parse(claim.event.payload, job_id=job.id)
             context = context_of(claim, self._environment)
         except InvalidPayloadError as error:
-            execution.end(InvalidPayload(describe_error(error, "")))
+            execution.end(InvalidPayload(describe_error(error)))
             return
         if job.max_duration_ms is not None:
             execution.limit_duration(job.max_duration_ms)
@@ -192,5 +192,3 @@ class Runner:
                 while self._executions:
                     self._changed.clear()
                     await self._changed.wait()
-
-

@@ -62,5 +62,7 @@ def current_task() -> Task:
     """
     scope = current_scope.get()
     if scope is None or scope.operation is None:
-        raise UsageError("current_task() is for the body of a task: call it in a function given to io.run_task")
+        raise UsageError(
+            "current_task() is for the body of a task: call it in a function given to io.run_task"
+        )
     return scope.operation.as_task()

@@ -171,7 +171,11 @@ class Stage:
         first = self._gates[0][0]
         while self._undelivered and self._is_moot(self._undelivered[0]):
             heapq.heappop(self._undelivered)
-        if not self._undelivered or first <= self._undelivered[0] or idle.nothing_moves(self._execution.writing):
+        if (
+            not self._undelivered
+            or first <= self._undelivered[0]
+            or idle.nothing_moves(self._execution.writing)
+        ):
             self._delivered.add(first)
             self._stalled_since = None
             return True
@@ -186,7 +190,7 @@ class Stage:
         return self._is_next(idle)
 
     def _is_moot(self, seq: int) -> bool:
-        return seq in self._delivered or self._execution.is_unreachable(seq)
+        return seq in self._delivered or self._execution.records.is_unreachable(seq)
 
     def _consider_putting_down(self, idle: _Idle) -> None:
         execution = self._execution

@@ -30,7 +30,9 @@ class _BackgroundLoop:
         except RuntimeError:
             return asyncio.run_coroutine_threadsafe(coroutine, self._get()).result()
         coroutine.close()
-        raise UsageError(f"client.sync.{what} would block the running event loop: use `await client.{what}(...)` here")
+        raise UsageError(
+            f"client.sync.{what} would block the running event loop: use `await client.{what}(...)` here"
+        )
 
     def _get(self) -> asyncio.AbstractEventLoop:
         with self._lock:
@@ -77,7 +79,7 @@ class SyncEmbedded:
         _background.run(self._enter(), "embedded")
         return self
 
-    def __exit__(self, *exc_info: Any) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         _background.run(self._embedded.__aexit__(*exc_info), "embedded")
 
     async def _enter(self) -> None:

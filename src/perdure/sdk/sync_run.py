@@ -25,8 +25,8 @@ from perdure.errors import NotFoundError, PerdureError, UsageError
 from perdure.schema.execution import Suspended
 from perdure.schema.runs import Event, TaskStatus
 
-from . import perform
-from .execution import call_site
+from . import steps
+from .call_sites import call_site
 from .functions import facts_of, merge_options
 from .io import WAIT_OPTIONS, make_random, make_uuid, with_task_ids
 from .keys import Key
@@ -89,7 +89,7 @@ class SyncRun:
         except Signal:
             return
         except BaseException as error:
-            outcome = execution.failure(error)
+            outcome = execution.records.failure(error)
         self._loop.call_soon_threadsafe(execution.sync_done, outcome)
 
     async def unwind(self, signal: Signal, limit: float) -> bool:
@@ -201,19 +201,23 @@ class SyncIO:
         given = {option: value for option, value in options.items() if value is not None}
         return self._run_task(key, fn, args, given)
 
-    def _run_task(self, key: Key, fn: Callable[..., Any], args: tuple[Any, ...], given: dict[str, Any]) -> Any:
+    def _run_task(
+        self, key: Key, fn: Callable[..., Any], args: tuple[Any, ...], given: dict[str, Any]
+    ) -> Any:
         run, execution = self._run, self._execution
         scope, site = run.enter(), call_site()
         facts = facts_of(fn)
         if facts.is_async:
-            raise UsageError(f"task {key!r}: an async function can't be run by a sync job; make the job `async def`")
+            raise UsageError(
+                f"task {key!r}: an async function can't be run by a sync job; make the job `async def`"
+            )
         options = merge_options(facts.options, given)
         codec = facts.codec if options.output is None else codec_for(options.output)
 
         def opened() -> tuple[Operation, int | None]:
             operation = execution.open(key, options.name, options, scope, None, site)
             settled = execution.is_settled(operation.record)
-            return operation, None if settled else perform.first_due(operation, options)
+            return operation, None if settled else steps.first_due(operation, options)
 
         operation, due = run.on_loop(opened)
         if execution.is_settled(operation.record):
@@ -224,15 +228,15 @@ class SyncIO:
                 run.park(None)
             try:
                 value = self._attempt(operation, fn, args, options)
-                encoded, result = perform.to_output(execution, operation, value, codec)
+                encoded, result = steps.to_output(execution, operation, value, codec)
             except (Exception, SystemExit) as raised:
                 due, error = self._failed(operation, raised, options)
                 if due is not None:
                     continue
-                run.on_loop(lambda error=error: perform.fail(execution, operation, error))
+                run.on_loop(lambda error=error: steps.fail(execution, operation, error))
                 run.written(operation)
                 raise operation.error() from error
-            run.on_loop(lambda encoded=encoded: perform.succeed(execution, operation, encoded))
+            run.on_loop(lambda encoded=encoded: steps.succeed(execution, operation, encoded))
             run.written(operation)
             return result
 
@@ -248,16 +252,18 @@ class SyncIO:
         try:
             return codec.decode(record.output or "null", record.types, where=operation.where)
         except PerdureError as error:
-            fault = error  # as in perform.replay: the run fails, not the task
+            fault = error  # as in turns.replay: the run fails, not the task
             run.until(lambda _: self._execution.end_failed(fault))
 
     def _wait_until(self, due: int | None) -> None:
         if due is not None and due > self._execution.clock.now():
             self._run.park(due)
 
-    def _attempt(self, operation: Operation, fn: Callable[..., Any], args: tuple[Any, ...], options: TaskOptions) -> Any:
+    def _attempt(
+        self, operation: Operation, fn: Callable[..., Any], args: tuple[Any, ...], options: TaskOptions
+    ) -> Any:
         run, execution = self._run, self._execution
-        run.on_loop(lambda: perform.begin(execution, operation, options))
+        run.on_loop(lambda: steps.begin(execution, operation, options))
         if execution.claim.crashes:
             run.until(lambda future: execution.flush(lambda: _resolve(future)))
         scope = Scope(execution, operation)
@@ -286,7 +292,9 @@ class SyncIO:
                 raise  # the body's own
             raise TimeoutError("the time allowed is over") from over
 
-    def _failed(self, operation: Operation, error: BaseException, options: TaskOptions) -> tuple[int | None, BaseException]:
+    def _failed(
+        self, operation: Operation, error: BaseException, options: TaskOptions
+    ) -> tuple[int | None, BaseException]:
         run, execution = self._run, self._execution
         verdict: Any = None
         if options.on_error is not None and isinstance(error, Exception):
@@ -296,7 +304,7 @@ class SyncIO:
                     verdict = run.await_(verdict)
             except Exception as raised:  # an error handler that raises replaces the error
                 verdict = raised
-        return run.on_loop(lambda: perform.decide_retry(execution, operation, error, options, verdict))
+        return run.on_loop(lambda: steps.decide_retry(execution, operation, error, options, verdict))
 
     def wait(self, key: Key, duration: Duration) -> None:
         """As `IO.wait`."""
@@ -325,7 +333,7 @@ class SyncIO:
             return operation
 
         def over() -> None:
-            perform.settle(execution, operation, None, PLAIN)
+            steps.settle(execution, operation, None, PLAIN)
             execution.note(operation.record)
 
         operation = run.on_loop(opened)
@@ -337,7 +345,9 @@ class SyncIO:
 
     def timeout(self, key: Key, duration: Duration) -> Any:
         """Not in sync runs: nothing can interrupt a thread. Give tasks a `timeout=`, or make the job `async def`."""
-        raise UsageError("io.timeout needs an async job: a thread can't be interrupted. Use run_task(..., timeout=...)")
+        raise UsageError(
+            "io.timeout needs an async job: a thread can't be interrupted. Use run_task(..., timeout=...)"
+        )
 
     def now(self, key: Key) -> datetime:
         """As `IO.now`."""
@@ -358,7 +368,7 @@ class SyncIO:
         def opened() -> Operation:
             operation = execution.open(key, name, NO_OPTIONS, scope, None, site)
             if not execution.is_settled(operation.record):
-                perform.settle(execution, operation, make(), PLAIN)
+                steps.settle(execution, operation, make(), PLAIN)
                 operation.record.started_at = operation.record.completed_at
                 execution.note(operation.record)
             return operation
@@ -375,7 +385,7 @@ class SyncIO:
             if execution.is_settled(operation.record):
                 return True
             if not execution.yielding:
-                perform.settle(execution, operation, None, PLAIN)
+                steps.settle(execution, operation, None, PLAIN)
                 execution.note(operation.record)
                 execution.yield_soon(f"yielded at {operation.record.key!r}")
             return False
@@ -424,7 +434,9 @@ class SyncIO:
         def send() -> list[Event]:
             return self._run.await_(self._client.send_events(with_task_ids(events)))
 
-        return self.run_task(key, send, name=name, icon="send", params={"events": [event.name for event in events]})
+        return self.run_task(
+            key, send, name=name, icon="send", params={"events": [event.name for event in events]}
+        )
 
     def get_event(self, key: Key, id: str) -> Event:
         """As `IO.get_event`."""

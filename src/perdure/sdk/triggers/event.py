@@ -19,10 +19,18 @@ def event_trigger(
 ) -> Trigger[T]: ...
 @overload
 def event_trigger(
-    *, name: str | Sequence[str], schema: None = None, source: str | None = None, examples: Sequence[Example] = ()
+    *,
+    name: str | Sequence[str],
+    schema: None = None,
+    source: str | None = None,
+    examples: Sequence[Example] = (),
 ) -> Trigger[Any]: ...
 def event_trigger(
-    *, name: str | Sequence[str], schema: Any = None, source: str | None = None, examples: Sequence[Example] = ()
+    *,
+    name: str | Sequence[str],
+    schema: Any = None,
+    source: str | None = None,
+    examples: Sequence[Example] = (),
 ) -> Trigger[Any]:
     """Run the job for every event of this name (case-sensitive), or of one of several names.
 
@@ -39,5 +47,9 @@ def event_trigger(
     if not names or not all(names):
         raise UsageError("event_trigger needs the name of an event, or several")
     return Trigger(
-        event_names=names, source=source, schema=schema, examples=examples, where=f"event_trigger({names[0]!r})"
+        event_names=names,
+        source=source,
+        schema=schema,
+        examples=examples,
+        where=f"event_trigger({names[0]!r})",
     )

@@ -1,0 +1,85 @@
+"""Errors of user code, as they are stored and as they are traced back to tasks."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Iterable
+
+from perdure.errors import TaskError, qualified_name
+from perdure.schema.runs import ErrorInfo
+
+STACK_CHARS_MAX = 20_000
+
+_OWN_FOLDER = os.path.dirname(__file__) + os.sep
+
+
+def describe_error(error: BaseException, task_id: str | None = None) -> ErrorInfo:
+    """An exception as stored. One that came from a nested task keeps that task's error and id."""
+    if isinstance(error, TaskError):
+        return ErrorInfo(
+            name=error.error_name,
+            message=error.error_message,
+            stack=error.stack,
+            types=error.error_types,
+            task_id=error.task_id or task_id,
+        )
+    return ErrorInfo(
+        name=type(error).__name__,
+        message=_message_of(error),
+        stack=_stack_of(error),
+        types=[qualified_name(cls) for cls in type(error).__mro__ if issubclass(cls, BaseException)],
+        task_id=task_id,
+    )
+
+
+def _message_of(error: BaseException) -> str:
+    try:
+        return _storable(str(error))
+    except (
+        Exception
+    ) as broken:  # a __str__ that raises is the user's; the failure it hides is still worth a record
+        return f"(its message can't be shown: {type(broken).__name__})"
+
+
+def _stack_of(error: BaseException) -> str:
+    """The traceback without perdure's own frames."""
+    try:
+        trace = traceback.TracebackException.from_exception(error)
+        _leave_out_own_frames(trace, set())
+        text = "".join(trace.format())
+    except Exception:  # noqa: BLE001 - formatting calls the user's __str__ and __repr__
+        text = "".join(traceback.format_tb(error.__traceback__))
+    return _storable(text if len(text) <= STACK_CHARS_MAX else "...\n" + text[-STACK_CHARS_MAX:])
+
+
+def _leave_out_own_frames(trace: traceback.TracebackException, seen: set[int]) -> None:
+    if id(trace) in seen:
+        return
+    seen.add(id(trace))
+    kept = [frame for frame in trace.stack if not frame.filename.startswith(_OWN_FOLDER)]
+    if kept:
+        trace.stack[:] = kept
+    for other in (trace.__cause__, trace.__context__, *(getattr(trace, "exceptions", None) or ())):
+        if other is not None:
+            _leave_out_own_frames(other, seen)
+
+
+def _storable(text: str) -> str:
+    """`text` with what no database takes (lone surrogates, NUL) replaced."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\x00", "\\x00")
+
+
+def failed_tasks(error: BaseException | None, seen: set[int]) -> Iterable[str]:
+    """Ids of the tasks whose failure this error came from: in groups, causes and contexts."""
+    if error is None or id(error) in seen:
+        return
+    seen.add(id(error))
+    if isinstance(error, TaskError) and error.task_id:
+        yield error.task_id
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:  # pyright: ignore[reportUnknownVariableType]
+            yield from failed_tasks(part, seen)  # pyright: ignore[reportUnknownArgumentType]
+    yield from failed_tasks(error.__cause__, seen)
+    if not error.__suppress_context__:
+        yield from failed_tasks(error.__context__, seen)

@@ -1,0 +1,85 @@
+"""How a branch waits inside an io call: for its turn to learn of a completion, for an instant, for ever."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from perdure.errors import PerdureError
+from perdure.schema.runs import TaskStatus
+
+from .branches import outside_run
+from .operation import Operation
+from .values import Codec
+
+if TYPE_CHECKING:
+    from .execution import Execution
+
+
+async def recorded(execution: Execution, operation: Operation) -> None:
+    """Write the settled task and wait until it is this branch's turn to learn of it."""
+    seq = operation.record.seq
+    assert seq is not None
+
+    def committed() -> None:
+        if execution.yielding:
+            return  # a later execution tells the branch
+        if execution.stage.passes_at_once(seq):
+            operation.release()
+        else:
+            execution.stage.deliver(seq, operation.release)
+
+    future = operation.new_future(execution)
+    execution.write(operation.record, committed)
+    execution.stage.branch_blocked(operation.branch_in_run)
+    await future
+
+
+async def in_turn(execution: Execution, operation: Operation) -> None:
+    """Wait until it is this branch's turn to learn of a completion."""
+    seq = operation.record.seq
+    assert seq is not None
+    if not execution.stage.passes_at_once(seq):
+        execution.stage.deliver(seq, operation.release)
+        await blocked(execution, operation)
+
+
+async def replay(execution: Execution, operation: Operation, codec: Codec) -> Any:
+    """Return or raise what is recorded, when its turn has come."""
+    record = operation.record
+    if record.interrupted is not None:
+        await park(execution, operation, None)
+    await in_turn(execution, operation)
+    if record.status is TaskStatus.ERRORED:
+        raise operation.error()
+    if record.omitted:
+        record.output, record.types = await execution.journal.fetch_output(record.id)
+        record.omitted = False
+    try:
+        return codec.decode(record.output or "null", record.types, where=operation.where)
+    except PerdureError as error:
+        # Not the task's failure, and nothing user code could handle: the run fails, and can be continued after a fix.
+        execution.end_failed(error)
+        await blocked(execution, operation)
+
+
+async def park(execution: Execution, operation: Operation, due: int | None) -> None:
+    """Wait until `due`, in memory or as a run that has been put down; for ever if that is None."""
+    future = operation.new_future(execution)
+    stage = execution.stage
+    stage.parked[operation] = due
+    timer = None
+    if due is not None and not execution.yielding:
+        left = (due - execution.clock.now()) / 1000
+        timer = outside_run(execution.loop, left, operation.release)
+    stage.branch_blocked(operation.branch_in_run)
+    try:
+        await future
+    finally:
+        stage.parked.pop(operation, None)
+        if timer is not None:
+            timer.cancel()
+
+
+async def blocked(execution: Execution, operation: Operation) -> None:
+    execution.stage.branch_blocked(operation.branch_in_run)
+    await operation.new_future(execution)
