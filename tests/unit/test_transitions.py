@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -86,3 +87,12 @@ def test_diagram_has_an_edge_for_every_transition() -> None:
 def test_table_has_a_row_for_every_transition() -> None:
     assert len(table().splitlines()) == 2 + len(TRANSITIONS)
     assert f"| Waiting | woken | Queued | {RunEvent.WOKEN.value} |" in table()
+
+
+def test_lifecycle_page_shows_the_table() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "lifecycle.md").read_text(encoding="utf-8")
+
+    assert diagram() in page
+    assert table() in page
+    for status in set(RunStatus) - LATER:
+        assert f"\n| {status.label} | " in page
