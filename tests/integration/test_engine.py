@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 
-from perdure.engine.core.runs import JobSpec
+from perdure.engine.core.runs import JobSpec, rescue
 from perdure.engine.engine import Engine
 from perdure.engine.journal import EngineSource
 from perdure.engine.store import Change, ClaimRuns, Result, RunRow, Store
@@ -487,6 +487,28 @@ async def test_run_that_kills_its_process_fails_at_the_fifth_time_and_names_the_
     await store.close()
 
 
+@virtual
+async def test_execution_whose_run_another_node_rescued_learns_at_its_next_record_and_then_writes_no_more() -> (
+    None
+):
+    store = await open_store()
+    node = Node(store, exclusive=False)
+    await node.engine.start()
+    run_id = await node.send()
+    _, journal = await node.claim()
+    [lease] = await store.leases(expired_at=None, limit=10)
+    await store.apply([rescue(lease, node.clock.now(), lease_ms=30_000)])  # by another node
+
+    assert await journal.record([], []) is False
+    before = store.calls
+    assert await journal.close(Completed("1"), [], []) is False
+
+    assert store.calls == before
+    assert await node.status(run_id) is RunStatus.QUEUED
+    await node.engine.stop()
+    await store.close()
+
+
 # --- waiting for ends ---------------------------------------------------------------------------------------------------
 
 
@@ -603,6 +625,43 @@ async def test_leases_survive_an_unavailability_longer_than_they_last() -> None:
         await node.clock.advance(300)
 
         assert await journal.close(Completed("1"), [], []) is True
+    await store.close()
+
+
+@virtual
+async def test_rejected_claim_is_reported_and_repeated(caplog: pytest.LogCaptureFixture) -> None:
+    store = await open_store()
+    async with running(store) as node:
+        claiming = asyncio.create_task(node.claim())
+        await asyncio.sleep(0)
+        store.error = ValueError("a bug in the store")
+        with pytest.raises(ValueError, match="a bug in the store"):
+            await node.send("evt_1")
+        store.error = None
+
+        run_id = await node.send("evt_2")
+
+        assert (await claiming)[0].run_id == run_id
+        assert "claiming failed" in caplog.text
+    await store.close()
+
+
+@virtual
+async def test_failed_step_of_a_loop_is_reported_and_repeated(caplog: pytest.LogCaptureFixture) -> None:
+    store = await open_store()
+    async with running(store) as node:
+        run_id = await node.send()
+        _, journal = await node.claim()
+        store.reads_too = True
+        await journal.close(Suspended(node.clock.now() + 1_000), [], [])
+        store.error = ValueError("a bug in the store")
+        await node.clock.advance(5)
+        store.error = None
+
+        claim, _ = await node.claim()
+
+        assert claim.run_id == run_id
+        assert "the waker failed" in caplog.text
     await store.close()
 
 
