@@ -213,6 +213,7 @@ def test_unavailable_fails_ingests_and_claims_at_once_and_holds_what_executions_
         assert run is not None
         assert run.status is RunStatus.COMPLETED
         await writer.close()
+        await tap.close()
 
     run_virtual(main())
 
@@ -231,6 +232,7 @@ def test_order_is_kept_when_newer_changes_arrive_while_unavailable() -> None:
         assert await asyncio.gather(*futures) == [True, True]
         assert tap.ids[-3:] == [["RecordTasks"], ["RecordTasks"], ["MoveRun"]]
         await writer.close()
+        await tap.close()
 
     run_virtual(main())
 
@@ -248,6 +250,7 @@ def test_available_again_without_anything_held() -> None:
 
         assert isinstance(await writer.submit(ingest("a")), Ingested)
         await writer.close()
+        await tap.close()
 
     run_virtual(main())
 
@@ -357,6 +360,7 @@ def test_close_gives_up_while_the_store_is_unavailable() -> None:
         await writer.close()
 
         assert isinstance(held.exception(), UnavailableError)
+        await tap.close()
 
     run_virtual(main())
 
