@@ -1,33 +1,36 @@
 """perdure: durable background jobs for Python."""
 
 from ._version import __version__ as __version__
-from .errors import ConfigurationError as ConfigurationError
-from .errors import ConflictError as ConflictError
-from .errors import DuplicateKeyError as DuplicateKeyError
-from .errors import InternalError as InternalError
-from .errors import InvalidPayloadError as InvalidPayloadError
-from .errors import LimitExceededError as LimitExceededError
-from .errors import NonDeterminismError as NonDeterminismError
-from .errors import NotFoundError as NotFoundError
-from .errors import PerdureError as PerdureError
-from .errors import SchemaOutdatedError as SchemaOutdatedError
-from .errors import SerializationError as SerializationError
-from .errors import StoreBrokenError as StoreBrokenError
-from .errors import StoreInUseError as StoreInUseError
-from .errors import TaskError as TaskError
-from .errors import UnavailableError as UnavailableError
-from .errors import UsageError as UsageError
+from .errors import (
+    ConfigurationError as ConfigurationError,
+    ConflictError as ConflictError,
+    DuplicateKeyError as DuplicateKeyError,
+    InternalError as InternalError,
+    InvalidPayloadError as InvalidPayloadError,
+    LimitExceededError as LimitExceededError,
+    NonDeterminismError as NonDeterminismError,
+    NotFoundError as NotFoundError,
+    PerdureError as PerdureError,
+    SchemaOutdatedError as SchemaOutdatedError,
+    SerializationError as SerializationError,
+    StoreBrokenError as StoreBrokenError,
+    StoreInUseError as StoreInUseError,
+    TaskError as TaskError,
+    UnavailableError as UnavailableError,
+    UsageError as UsageError,
+)
 from .limits import Limits as Limits
-from .schema.runs import ErrorInfo as ErrorInfo
-from .schema.runs import Event as Event
-from .schema.runs import EventRun as EventRun
-from .schema.runs import Log as Log
-from .schema.runs import Run as Run
-from .schema.runs import RunStatus as RunStatus
-from .schema.runs import Task as Task
-from .schema.runs import TaskStatus as TaskStatus
-from .sdk.client import Client as Client
-from .sdk.client import EventToSend as EventToSend
+from .schema.runs import (
+    ErrorInfo as ErrorInfo,
+    Event as Event,
+    EventRun as EventRun,
+    Log as Log,
+    Run as Run,
+    RunStatus as RunStatus,
+    Task as Task,
+    TaskStatus as TaskStatus,
+)
+from .sdk.client import Client as Client, EventToSend as EventToSend
 from .sdk.context import Context as Context
 from .sdk.functions import task as task
 from .sdk.io import IO as IO
@@ -41,6 +44,7 @@ from .sdk.triggers.invoke import invoke_trigger as invoke_trigger
 from .sdk.triggers.trigger import Trigger as Trigger
 
 __all__ = [
+    "IO",
     "Client",
     "ConfigurationError",
     "ConflictError",
@@ -51,7 +55,6 @@ __all__ = [
     "EventRun",
     "EventToSend",
     "Example",
-    "IO",
     "InternalError",
     "InvalidPayloadError",
     "Job",

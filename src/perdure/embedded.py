@@ -8,8 +8,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any
-
+from typing import Any, Self
 
 from perdure.clock import Clock, Random, SystemClock, system_random
 from perdure.durations import to_ms
@@ -102,7 +101,7 @@ class Embedded:
         self._engine: Engine | None = None
         self._crashed = False
 
-    async def __aenter__(self) -> Embedded:
+    async def __aenter__(self) -> Self:
         client = self._client
         store = await SqliteStore.open(
             self._path, ENVIRONMENT.id, clock=self._clock, on_commit=self._on_commit, inline=self._inline
@@ -213,8 +212,8 @@ class EmbeddedPlatform:
         before: str | None,
         limit: int,
     ) -> list[Run]:
-        filter = RunFilter(job_id=job_id, event_id=event_id, statuses=statuses, before=before, limit=limit)
-        return [to_run(row, decode=view) for row in await self._engine.list_runs(filter)]
+        wanted = RunFilter(job_id=job_id, event_id=event_id, statuses=statuses, before=before, limit=limit)
+        return [to_run(row, decode=view) for row in await self._engine.list_runs(wanted)]
 
     async def wait_for_run(self, id: str) -> Run:
         return await self._whole(await self._engine.wait_settled(id))
@@ -266,13 +265,15 @@ def sqlite_path(url: str | None) -> str:
             'embedded needs a database: client.embedded("sqlite:///jobs.db"), client.embedded(":memory:"), '
             "or PERDURE_DATABASE_URL"
         )
-    if url == ":memory:" or url == "sqlite://":
+    if url in {":memory:", "sqlite://"}:
         return ":memory:"
     scheme, separator, path = url.partition("://")
     if not separator:
         raise ConfigurationError(f'{url!r} is no database URL: for a SQLite file write "sqlite:///{url}"')
     if scheme in ("postgresql", "postgres"):
-        raise ConfigurationError("PostgreSQL comes with a later release; this one runs on SQLite: sqlite:///jobs.db")
+        raise ConfigurationError(
+            "PostgreSQL comes with a later release; this one runs on SQLite: sqlite:///jobs.db"
+        )
     if scheme != "sqlite" or not path.startswith("/") or path == "/":
         shown = url if "@" not in url else f"{scheme}://..."
         raise ConfigurationError(
@@ -280,5 +281,3 @@ def sqlite_path(url: str | None) -> str:
         )
     path = path[1:]
     return ":memory:" if path == ":memory:" else path
-
-

@@ -31,7 +31,7 @@ from typing import Any, ClassVar
 
 
 def _rebuild(cls: type[PerdureError], facts: dict[str, Any]) -> PerdureError:
-    return cls(**facts)
+    return cls(**facts)  # pyright: ignore[reportCallIssue] (each class takes its own facts by name)
 
 
 class PerdureError(Exception):

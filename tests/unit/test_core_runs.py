@@ -178,6 +178,7 @@ def test_claim_moves_queued_runs_to_executing() -> None:
             {
                 "error": ERROR,
                 "reset": ["t1"],
+                "failures": 1,
                 "wake_at": NOW + 9,
                 "reason": "failed; its job's retry policy executes it again",
             },
@@ -352,6 +353,7 @@ def test_continue_resets_failed_and_open_tasks_and_clears_the_end(status: RunSta
         add_spent_ms=-80 if status is RunStatus.TIMED_OUT else 0,
         reset=["t1", "t2"],
         reset_open=True,
+        failures=0,
     )
 
 

@@ -6,11 +6,12 @@ Whatever users wrote (keys, messages, outputs) is shown as text: no markup and n
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
@@ -44,19 +45,19 @@ class RunTree:
         run = self._run
         tree = Tree(self._title(), guide_style="dim")
         if run.payload is not None:
-            tree.add(_line(("payload ", "dim"), show_value(run.payload)))
+            tree.add(Text.assemble(("payload ", "dim"), show_value(run.payload)))
         self._grow(tree, ascii_only=options.ascii_only)
         if run.error is not None:
             tree.add(self._error(run.error, "run failed: "))
         if run.reason:
             tree.add(Text(plain(run.reason), "yellow"))
         if run.status is RunStatus.COMPLETED:
-            tree.add(_line(("output ", "dim"), show_value(run.output)))
+            tree.add(Text.assemble(("output ", "dim"), show_value(run.output)))
         yield tree
 
     def _title(self) -> Text:
         run = self._run
-        facts = [f"{plain(run.job_id)} {plain(run.job_version)}", count(run.executions, "execution")]
+        facts = [f"created {show_moment(run.created_at)}"]
         if run.execution_duration:
             facts.append(f"{show_duration(run.execution_duration)} executing")
         if run.started_at and run.completed_at:
@@ -69,58 +70,92 @@ class RunTree:
             (run.id, "bold"),
             "  ",
             (run.status.label, f"bold {RUN_STYLES[run.status]}"),
-            (f"  {', '.join(facts)}\n", ""),
-            (f"created {show_moment(run.created_at)}", "dim"),
+            f"  {plain(run.job_id)} {plain(run.job_version)}, {count(run.executions, 'execution')}\n",
+            (", ".join(facts), "dim"),
         )
 
     def _grow(self, tree: Tree, *, ascii_only: bool) -> None:
         children = _by_parent(self._run)
-        unfinished: list[tuple[Tree, str | None]] = [(tree, None)]
+        label_cells, fact_cells = self._columns(children)
+        unfinished: list[tuple[Tree, str | None, int]] = [(tree, None, 0)]
         while unfinished:
-            branch, parent_id = unfinished.pop()
+            branch, parent_id, indent = unfinished.pop()
             for item in children.get(parent_id, ()):
                 if isinstance(item, Log):
                     branch.add(_log_line(item))
                     continue
-                twig = branch.add(self._task_line(item, ascii_only=ascii_only))
+                line = self._task_line(item, label_cells - indent, fact_cells, ascii_only=ascii_only)
+                twig = branch.add(line)
                 if item.error is not None:
                     twig.add(self._error(item.error))
-                unfinished.append((twig, item.id))
+                unfinished.append((twig, item.id, indent + _INDENT))
 
-    def _task_line(self, task: Task, *, ascii_only: bool) -> Text:
+    def _columns(self, children: Mapping[str | None, Sequence[Task | Log]]) -> tuple[int, int]:
+        """Cells that labels take at most (indentation included), and facts: what lines are aligned to."""
+        label_cells, fact_cells = 0, 0
+        unfinished: list[tuple[str | None, int]] = [(None, 0)]
+        while unfinished:
+            parent_id, indent = unfinished.pop()
+            for item in children.get(parent_id, ()):
+                if isinstance(item, Task):
+                    cells = indent + cell_len(f"  {_label(item)}")
+                    label_cells = max(label_cells, cells if cells <= _LABEL_CELLS_MAX else 0)
+                    cells = cell_len(self._task_facts(item))
+                    fact_cells = max(fact_cells, cells if cells <= _FACT_CELLS_MAX else 0)
+                    unfinished.append((item.id, indent + _INDENT))
+        return label_cells, fact_cells
+
+    def _task_line(self, task: Task, label_cells: int, fact_cells: int, *, ascii_only: bool) -> Text:
         sign, ascii_sign, style = TASK_SIGNS[task.status]
         line = Text(overflow="ellipsis", no_wrap=True)
         line.append(f"{ascii_sign if ascii_only else sign} ", style)
         line.append(plain(task.name), "bold")
-        if task.name != task.key:
-            line.append(f" ({plain(task.key)})", "dim")
-        if facts := ", ".join(self._task_facts(task)):
-            line.append(f"  {facts}", "dim")
-        if task.id in self._annotations:
-            line.append(f"  {plain(self._annotations[task.id])}", "italic magenta")
+        line.append(_label(task).removeprefix(plain(task.name)), "dim")
+        line.append(" " * (label_cells - line.cell_len))
+        facts = self._task_facts(task)
+        line.append(f"  {facts}", "dim")
+        line.append(" " * (fact_cells - cell_len(facts)))
+        if self._annotations:
+            width = max(map(cell_len, self._annotations.values()))
+            line.append(f"  {plain(self._annotations.get(task.id, '')):{width}}", "magenta")
         if task.description:
             line.append(f"  {plain(task.description)}")
         if task.status is TaskStatus.COMPLETED and task.output is not None:
             line.append("  = " + show_value(task.output))
+        line.rstrip()
         return line
 
-    def _task_facts(self, task: Task) -> Iterator[str]:
+    def _task_facts(self, task: Task) -> str:
+        facts: list[str] = []
         if task.started_at and self._run.started_at:
-            yield f"at {show_duration(task.started_at - self._run.started_at)}"
+            facts.append(f"at {show_duration(task.started_at - self._run.started_at)}")
         if task.started_at and task.completed_at:
-            yield f"took {show_duration(task.completed_at - task.started_at)}"
+            facts.append(f"took {show_duration(task.completed_at - task.started_at)}")
         if task.attempts > 1:
-            yield count(task.attempts, "attempt")
+            facts.append(count(task.attempts, "attempt"))
         if task.delay_until:
-            yield f"until {show_moment(task.delay_until)}"
+            facts.append(f"until {show_moment(task.delay_until)}")
         if task.status is not TaskStatus.COMPLETED:
-            yield task_label(task.status)
+            facts.append(task_label(task.status))
+        return ", ".join(facts)
 
     def _error(self, error: ErrorInfo, prefix: str = "") -> Text:
         text = Text(prefix + plain(f"{error.name}: {error.message}" if error.message else error.name), "red")
         if self._stacks and error.stack:
             text.append("\n" + plain(error.stack.rstrip()), "dim")
         return text
+
+
+_INDENT = 4
+"""Cells by which a tree indents each level."""
+
+_LABEL_CELLS_MAX = 32
+_FACT_CELLS_MAX = 34
+"""Longer labels and facts stand out of the columns instead of pushing everybody's to the right."""
+
+
+def _label(task: Task) -> str:
+    return plain(task.name) if task.name == task.key else f"{plain(task.name)} ({plain(task.key)})"
 
 
 class RunTable:

@@ -47,7 +47,7 @@ class RunRow(Struct, kw_only=True):
 
     Attributes:
         execution: number of the latest execution, 0 before the first.
-        crashes: see Claim.
+        crashes, failures: see Claim.
         spent_ms: time executed so far, waits excluded.
         failed_tasks: of a FAILED run, the tasks it failed on.
     """
@@ -61,6 +61,7 @@ class RunRow(Struct, kw_only=True):
     priority: int = 0
     execution: int = 0
     crashes: int = 0
+    failures: int = 0
     spent_ms: int = 0
     started_at: int | None = None
     completed_at: int | None = None
@@ -134,6 +135,7 @@ class MoveRun(Struct, kw_only=True):
         at: now, for completed and queue order.
         add_spent_ms: added to the time executed.
         crashes: new value of the counter.
+        failures: likewise; None keeps it.
         output, types, error, reason, failed_tasks: replace the stored ones (absent = cleared).
         completed_at: set for terminal statuses, else None (so is `wake_at`, but for WAITING).
         tasks, logs: as in RecordTasks, written in the same transaction.
@@ -155,6 +157,7 @@ class MoveRun(Struct, kw_only=True):
     priority: int | None = None
     add_spent_ms: int = 0
     crashes: int = 0
+    failures: int | None = None
     output: str | None = None
     types: str | None = None
     error: ErrorInfo | None = None

@@ -76,6 +76,7 @@ class Claim(Struct, kw_only=True):
     Attributes:
         execution: 1, 2, 3 ...: the fence. Writes that carry an older one are refused.
         crashes: executions before this one, in a row, that ended without a word and recorded nothing new.
+        failures: executions that an uncaught error ended and the job's `retry` had tried again.
         spent_ms: time spent executing so far.
         tasks: every task known, finished or not, in no particular order.
         lease_expires_at: when others may take the run unless the lease is renewed.
@@ -89,6 +90,7 @@ class Claim(Struct, kw_only=True):
     started_at: int
     lease_expires_at: int
     crashes: int = 0
+    failures: int = 0
     spent_ms: int = 0
     priority: int = 0
     tasks: list[TaskRecord] = []

@@ -158,7 +158,7 @@ class Client:
             id=id,
             name=name,
             version=version,
-            trigger=trigger if trigger is not None else invoke_trigger(),  # pyright: ignore[reportArgumentType]
+            trigger=trigger if trigger is not None else invoke_trigger(),
             enabled=enabled,
             priority=priority,
             max_duration=max_duration,
@@ -248,6 +248,7 @@ class Client:
         """Send an event; each job it triggers gets a run. Durable when this returns.
 
         Args:
+            name: what triggers select by; case-sensitive.
             payload: JSON-like; models, dataclasses, datetimes etc. become JSON.
             id: sending an id again returns the first event with its runs, and starts nothing.
             context: JSON-like, beside the payload; jobs find it in `ctx.event.context`.

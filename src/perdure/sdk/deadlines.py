@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Self
 
 from perdure.durations import to_ms
 from perdure.schema.runs import TaskStatus
@@ -32,7 +32,7 @@ class Deadline:
         self._armed = False
         self._fired = False
 
-    def __enter__(self) -> Deadline:
+    def __enter__(self) -> Self:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
@@ -80,7 +80,7 @@ class DurableTimeout:
         self._key = key
         self._duration = duration
 
-    async def __aenter__(self) -> DurableTimeout:
+    async def __aenter__(self) -> Self:
         execution = self._execution
         scope = execution.enter()
         options = TaskOptions(icon="clock", params={"seconds": to_ms(self._duration, "io.timeout") / 1000})
@@ -115,7 +115,9 @@ class DurableTimeout:
         record.completed_at = self._execution.clock.now()
         record.output = output
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: Any) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: object
+    ) -> None:
         record = self._operation.record
         if self._execution.outcome is None and record.status is TaskStatus.WAITING:
             self._end("false")

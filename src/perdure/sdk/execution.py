@@ -19,6 +19,8 @@ from contextvars import Context
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from perdure.clock import Clock, Random
 from perdure.errors import (
     DuplicateKeyError,
@@ -40,7 +42,8 @@ from perdure.schema.execution import (
 )
 from perdure.schema.runs import TaskStatus
 
-from .branches import ArmedTimer, Branch, OperationFuture, outside_run
+from . import unwinding
+from .branches import ArmedTimer, Branch, outside_run
 from .call_sites import CallSite, at, call_site
 from .journal import Journal
 from .keys import Key, display_key, idempotency_key, task_id
@@ -66,6 +69,7 @@ class Execution:
         writing: journal writes under way.
         yielding: no new body starts and nothing is delivered; the execution ends as soon as no body runs.
         branches: the run's asyncio tasks. May hold finished ones.
+        refusals: io calls made after the end.
     """
 
     def __init__(
@@ -104,7 +108,9 @@ class Execution:
         self._alone = asyncio.Event()
         self._flush_timer: asyncio.TimerHandle | None = None
         self._limit_timer: asyncio.TimerHandle | None = None
+        self.refusals = 0
         self._nobody_since: int | None = None
+        self._finishing = False
         self.records = Records(claim.tasks, settings.limits)
         self.stage = Stage(self, self.records.history)
 
@@ -121,10 +127,9 @@ class Execution:
         """The run function is a plain `def`: it runs in a thread of its own, as one branch."""
         self._sync_run = run
 
-    def sync_done(self, outcome: Completed | Failed | None) -> None:
-        """The thread of the run function has ended, with this outcome or because it was unwound."""
-        if outcome is not None:
-            self.end(outcome)
+    def sync_done(self, value: Any, error: BaseException | None) -> None:
+        """The thread of the run function has ended by itself."""
+        self.end(self.completion(value) if error is None else self.failed(error))
 
     def limit_duration(self, limit_ms: int) -> None:
         """Time the run out once it has executed for `limit_ms` in all."""
@@ -164,7 +169,9 @@ class Execution:
                 "this io belongs to another run or to none: use the io that your run function was given, in the run's "
                 "own asyncio tasks or threads (a thread started by hand doesn't carry the run's context)"
             )
-        self.check()
+        if self.outcome is not None:
+            self.refusals += 1
+            raise Signal(self.ending_reason)
         if scope.ended:
             raise Signal("the task this code was started in has ended")
         return scope
@@ -243,7 +250,7 @@ class Execution:
 
     def interrupted(self, operation: Operation) -> None:
         """User code cancelled the operation: noted, so that a replay waits for that to happen again."""
-        if self.outcome is not None:
+        if self.outcome is not None or self._finishing:
             return
         record = operation.record
         if record.interrupted is not None:
@@ -354,7 +361,7 @@ class Execution:
         if earliest is None:
             self.end_failed(self._not_interrupted())
             return True
-        where = "; ".join(_where_waiting(branch.task) for branch in foreign) or "a timer"
+        where = "; ".join(unwinding.where_waiting(branch.task) for branch in foreign) or "a timer"
         self.warn(
             f"put down although it awaits something outside a task for more than {limit:g} s ({where}): the await will "
             "happen again. Move it into a task with io.run_task"
@@ -411,7 +418,7 @@ class Execution:
         if self.outcome is None:
             self.outcome = "crashed"
         self._stop_timers()
-        self._on_finished = lambda _: None
+        self._on_finished = _nobody
         self._unwind()
 
     def _stop_timers(self) -> None:
@@ -432,26 +439,29 @@ class Execution:
 
     async def _end_with_branches(self, main: asyncio.Task[Any]) -> None:
         """The run function has ended with branches alive: they get a bounded time to clean up, durably."""
+        self._finishing = True
         tasks = [branch.task for branch in self.branches.values() if not branch.is_stray]
-        for task in tasks:
-            task.cancel()
-        alone = self.loop.create_task(self._alone.wait(), context=Context())
-        gone = self.loop.create_task(_all_done(tasks), context=Context())
-        await asyncio.wait(
-            {alone, gone}, timeout=self.settings.unwind_limit, return_when=asyncio.FIRST_COMPLETED
-        )
-        alone.cancel()
-        gone.cancel()
+        await unwinding.cancel_and_wait(tasks, self._alone, self.settings.unwind_limit)
         self.end(self._outcome_of(main))
 
     def _outcome_of(self, main: asyncio.Task[Any]) -> Completed | Failed:
         if main.cancelled():
-            return self.records.failure(
-                asyncio.CancelledError("the run function was cancelled by its own code")
-            )
+            return self.failed(asyncio.CancelledError("the run function was cancelled by its own code"))
         if (error := main.exception()) is not None:
-            return self.records.failure(error)
+            return self.failed(error)
         return self.completion(main.result())
+
+    def failed(self, error: BaseException) -> Failed:
+        """The outcome of a run function that `error` left; the job's `retry` may give it another execution."""
+        self.records.undo_last_interruptions()
+        outcome = self.records.failure(error)
+        retry = self.job.retry
+        if retry is None or not retry.applies_to(error):
+            return outcome
+        delay = retry.next_delay_ms(self.claim.failures + 1, self.random.random())
+        return (
+            outcome if delay is None else msgspec.structs.replace(outcome, retry_at=self.clock.now() + delay)
+        )
 
     def completion(self, value: Any) -> Completed | Failed:
         """The outcome of a run function that returned `value`."""
@@ -467,48 +477,24 @@ class Execution:
         return Completed(encoded.json, encoded.types)
 
     def _unwind(self) -> None:
-        if self._sync_run is not None:
-            self._ending = self.loop.create_task(self._unwind_sync(self._sync_run), context=Context())
-            return
-        current = [
-            branch for task, branch in self.branches.items() if not task.done() and not branch.is_stray
-        ]
-        if not current:
+        live = [branch for task, branch in self.branches.items() if not task.done() and not branch.is_stray]
+        if not live and self._sync_run is None:
             self._finish()
-            return
-        signal = Signal(self.ending_reason)
-        for branch in current:
-            waiter = getattr(branch.task, "_fut_waiter", None)
-            if isinstance(waiter, OperationFuture) and not waiter.done():
-                waiter.set_exception(signal)
-            else:
-                branch.task.cancel()
-        self._ending = self.loop.create_task(
-            self._await_unwound([b.task for b in current]), context=Context()
-        )
+        else:
+            self._ending = self.loop.create_task(self._unwind_and_finish(live), context=Context())
 
-    async def _await_unwound(self, tasks: list[asyncio.Task[Any]]) -> None:
-        done, stuck = await asyncio.wait(tasks, timeout=self.settings.unwind_limit)
-        for task in done:
-            if not task.cancelled():
-                task.exception()  # what unwound user code raises is discarded
-        for task in stuck:
+    async def _unwind_and_finish(self, live: list[Branch]) -> None:
+        signal, limit = Signal(self.ending_reason), self.settings.unwind_limit
+        stuck = await unwinding.unwind(live, signal, limit)
+        if self._sync_run is not None and not await self._sync_run.unwind(signal, limit):
+            stuck.append("its thread")
+        for what in stuck:
             _log.warning(
                 "run %s (job %s): code has not unwound %g s after its execution ended and is abandoned: %s",
                 self.claim.run_id,
                 self.claim.job_id,
-                self.settings.unwind_limit,
-                _where_waiting(task),
-            )
-        self._finish()
-
-    async def _unwind_sync(self, run: SyncRun) -> None:
-        if not await run.unwind(Signal(self.ending_reason), self.settings.unwind_limit):
-            _log.warning(
-                "run %s (job %s): its thread has not unwound %g s after its execution ended and is abandoned",
-                self.claim.run_id,
-                self.claim.job_id,
-                self.settings.unwind_limit,
+                limit,
+                what,
             )
         self._finish()
 
@@ -516,10 +502,5 @@ class Execution:
         self._on_finished(self)
 
 
-async def _all_done(tasks: list[asyncio.Task[Any]]) -> None:
-    await asyncio.wait(tasks)
-
-
-def _where_waiting(task: asyncio.Task[Any]) -> str:
-    frames = task.get_stack(limit=1)
-    return f"{frames[0].f_code.co_filename}:{frames[0].f_lineno}" if frames else task.get_name()
+def _nobody(_: Execution) -> None:
+    """Whom an abandoned execution tells that it has ended."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import traceback
 from collections.abc import Iterable
+from pathlib import Path
+from typing import cast
 
 from perdure.errors import TaskError, qualified_name
 from perdure.schema.runs import ErrorInfo
 
 STACK_CHARS_MAX = 20_000
 
-_OWN_FOLDER = os.path.dirname(__file__) + os.sep
+_OWN_FOLDER = str(Path(__file__).parent)
 
 
 def describe_error(error: BaseException, task_id: str | None = None) -> ErrorInfo:
@@ -36,9 +37,7 @@ def describe_error(error: BaseException, task_id: str | None = None) -> ErrorInf
 def _message_of(error: BaseException) -> str:
     try:
         return _storable(str(error))
-    except (
-        Exception
-    ) as broken:  # a __str__ that raises is the user's; the failure it hides is still worth a record
+    except Exception as broken:  # noqa: BLE001 - a __str__ that raises hides a failure still worth a record
         return f"(its message can't be shown: {type(broken).__name__})"
 
 
@@ -60,7 +59,8 @@ def _leave_out_own_frames(trace: traceback.TracebackException, seen: set[int]) -
     kept = [frame for frame in trace.stack if not frame.filename.startswith(_OWN_FOLDER)]
     if kept:
         trace.stack[:] = kept
-    for other in (trace.__cause__, trace.__context__, *(getattr(trace, "exceptions", None) or ())):
+    group = cast("list[traceback.TracebackException] | None", getattr(trace, "exceptions", None)) or []
+    for other in (trace.__cause__, trace.__context__, *group):
         if other is not None:
             _leave_out_own_frames(other, seen)
 

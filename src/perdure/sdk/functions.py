@@ -13,6 +13,9 @@ from perdure.errors import UsageError
 from .operation import NO_OPTIONS, TaskOptions
 from .values import Codec, codec_for, return_annotation
 
+POLICY = "__perdure_task__"
+"""Attribute by which `task` marks a function."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -41,7 +44,7 @@ def facts_of(fn: Callable[..., Any]) -> FunctionFacts:
     """
     code = getattr(fn, "__code__", None)
     returns = getattr(fn, "__annotations__", {}).get("return") if code is not None else None
-    options: TaskOptions = getattr(fn, "__perdure_task__", NO_OPTIONS)
+    options: TaskOptions = getattr(fn, POLICY, NO_OPTIONS)
     if (
         code is not None
         and (known := _known.get(code)) is not None
@@ -66,9 +69,9 @@ def _find_out(fn: Callable[..., Any], options: TaskOptions) -> FunctionFacts:
         raise UsageError(f"io.run_task takes a function as its second argument, not a {type(fn).__name__}")
     inner: Any = fn
     while isinstance(inner, functools.partial):
-        inner = inner.func  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        inner = inner.func
         if options is NO_OPTIONS:
-            options = getattr(inner, "__perdure_task__", NO_OPTIONS)
+            options = getattr(inner, POLICY, NO_OPTIONS)
     if not (
         inspect.isfunction(inner)
         or inspect.ismethod(inner)
@@ -97,11 +100,12 @@ def task(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         async def fetch(url: str) -> Page: ...
 
     Args:
+        fn: an async or plain function.
         options: name, description, icon, params, properties, style, redact, retry, timeout, on_error, output.
     """
 
     def mark(fn: Callable[..., Any]) -> Callable[..., Any]:
-        fn.__perdure_task__ = make_options(options)  # type: ignore[attr-defined]  # pyright: ignore[reportFunctionMemberAccess]
+        setattr(fn, POLICY, make_options(options))
         return fn
 
     return mark(fn) if fn is not None else mark
@@ -114,7 +118,7 @@ def make_options(given: dict[str, Any]) -> TaskOptions:
     unknown = given.keys() - set(TaskOptions.__struct_fields__)
     if unknown:
         raise UsageError(
-            f"unknown task option {sorted(unknown)[0]!r}; there are {', '.join(TaskOptions.__struct_fields__)}"
+            f"unknown task option {min(unknown)!r}; there are {', '.join(TaskOptions.__struct_fields__)}"
         )
     return TaskOptions(**given)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid as uuid_module
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from perdure.clock import to_datetime
 from perdure.durations import to_instant_ms, to_ms
@@ -16,7 +16,7 @@ from . import perform
 from .deadlines import DurableTimeout
 from .keys import Key
 from .logger import Logger
-from .operation import Duration, ErrorHandler, TaskOptions
+from .operation import Duration, ErrorHandler, wait_options
 from .retry import Retry
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Item = TypeVar("Item")
-
-WAIT_OPTIONS = {"icon": "clock", "style": {"style": "minimal"}}
 
 
 class IO:
@@ -97,6 +95,9 @@ class IO:
 
         Args:
             key: names the task within its parent.
+            fn: async, or a plain function, which runs in a thread.
+            args: passed to `fn`.
+            options: as follows.
             name, description, icon, params, properties, style: shown with the task. params: JSON-like.
                 properties: [{"label": "Status", "text": "200"}]. style: {"style": "minimal"}.
             redact: dotted paths blanked wherever the task is shown: ["card.number"].
@@ -118,13 +119,13 @@ class IO:
     async def wait(self, key: Key, duration: Duration) -> None:
         """Wait for a timedelta or a number of seconds. Beyond a second the run holds no memory, slot or worker."""
         length = to_ms(duration, f"io.wait({key!r})")
-        options = TaskOptions(params={"seconds": length / 1000}, **WAIT_OPTIONS)
+        options = wait_options(seconds=length / 1000)
         await perform.wait(self._execution, key, lambda now: now + length, "wait", options)
 
     async def wait_until(self, key: Key, moment: datetime) -> None:
         """Wait until an aware datetime; at once if it is past."""
         instant = to_instant_ms(moment, f"io.wait_until({key!r})")
-        options = TaskOptions(params={"until": to_datetime(instant)}, **WAIT_OPTIONS)
+        options = wait_options(until=to_datetime(instant))
         await perform.wait(self._execution, key, lambda _: instant, "wait until", options)
 
     def timeout(self, key: Key, duration: Duration) -> DurableTimeout:
@@ -166,7 +167,7 @@ class IO:
         """`fn()`, or `catch(error)` if it raises. Plain try/except does the same; this is for ported code."""
         try:
             return await perform.maybe_await(fn())
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - handed to the user's own handler
             return await perform.maybe_await(catch(error))
 
     async def send_event(self, key: Key, name: str, payload: Any = None, **options: Any) -> Event:
@@ -182,12 +183,8 @@ class IO:
         async def send() -> list[Event]:
             return await self._client.send_events(with_task_ids(events))
 
-        return cast(
-            "list[Event]",
-            await self.run_task(
-                key, send, name=name, icon="send", params={"events": [e.name for e in events]}
-            ),
-        )
+        params = {"events": [event.name for event in events]}
+        return await self.run_task(key, send, name=name, icon="send", params=params)
 
     async def get_event(self, key: Key, id: str) -> Event:
         """An event and its runs, as they were the first time. Raises TaskError (NotFoundError) for an unknown id."""

@@ -67,6 +67,11 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
 NO_OPTIONS = TaskOptions()
 
 
+def wait_options(**params: Any) -> TaskOptions:
+    """How a wait is shown; `params` say for how long."""
+    return TaskOptions(icon="clock", style={"style": "minimal"}, params=params)
+
+
 class Operation:
     """A task being run or replayed by a branch.
 

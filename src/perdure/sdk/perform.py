@@ -23,11 +23,23 @@ if TYPE_CHECKING:
     from .execution import Execution
 
 
+REFUSALS_MAX = 1_000
+"""Io calls after the end of an execution that are answered with the Signal; code that still goes on is stopped for good."""
+
+
+async def enter(execution: Execution) -> Scope:
+    """The caller's scope; errors as Execution.enter."""
+    if execution.refusals > REFUSALS_MAX:
+        # A loop that swallows every Signal would hold the event loop for ever.
+        await execution.loop.create_future()
+    return execution.enter()
+
+
 async def run_task(
     execution: Execution, key: Key, fn: Callable[..., Any], args: tuple[Any, ...], given: dict[str, Any]
 ) -> Any:
     """Run `fn(*args)` as the task `key`, or return what it returned before. See IO.run_task."""
-    scope = execution.enter()
+    scope = await enter(execution)
     facts = facts_of(fn)
     options = merge_options(facts.options, given)
     codec = facts.codec if options.output is None else codec_for(options.output)
@@ -46,7 +58,7 @@ async def run_task(
                 value = await _attempt(execution, operation, fn, args, options, facts)
                 execution.check()
                 result = settle(execution, operation, value, codec)
-            except (Exception, SystemExit) as raised:
+            except (Exception, SystemExit) as raised:  # noqa: BLE001 - whatever user code raises fails its task
                 execution.check()
                 due, error = await failed_attempt(execution, operation, raised, options)
                 if due is not None:
@@ -69,7 +81,7 @@ async def failed_attempt(
     if options.on_error is not None and isinstance(error, Exception):
         try:
             verdict = await maybe_await(options.on_error(error, operation.as_task()))
-        except Exception as raised:  # an error handler that raises replaces the error
+        except Exception as raised:  # noqa: BLE001 - an error handler that raises replaces the error
             verdict = raised
         execution.check()
     return decide_retry(execution, operation, error, options, verdict)
@@ -117,7 +129,8 @@ async def _call(
 ) -> Any:
     if facts.is_async:
         return await fn(*args)
-    value = await execution.loop.run_in_executor(execution.threads, copy_context().run, fn, *args)
+    context = copy_context()
+    value = await execution.loop.run_in_executor(execution.threads, lambda: context.run(fn, *args))
     return await value if inspect.isawaitable(value) else value
 
 
@@ -140,7 +153,7 @@ async def wait(
     execution: Execution, key: Key, due: Callable[[int], int], name: str, options: TaskOptions
 ) -> None:
     """Wait until the instant `due(now)`, worked out when the wait is first met. See IO.wait."""
-    scope = execution.enter()
+    scope = await enter(execution)
     operation = execution.open(key, name, options, scope, execution.current_branch(scope))
     record = operation.record
     try:
@@ -164,7 +177,7 @@ async def wait(
 
 async def observe(execution: Execution, key: Key, make: Callable[[], Any], name: str) -> Any:
     """A value that is made once and then remembered, at no write of its own (`io.now`, `io.uuid`, `io.random`)."""
-    scope = execution.enter()
+    scope = await enter(execution)
     operation = execution.open(key, name, NO_OPTIONS, scope, execution.current_branch(scope))
     record = operation.record
     try:
@@ -184,7 +197,7 @@ async def observe(execution: Execution, key: Key, make: Callable[[], Any], name:
 
 async def yield_(execution: Execution, key: Key) -> None:
     """Leave this execution, once per key. See IO.yield_."""
-    scope = execution.enter()
+    scope = await enter(execution)
     operation = execution.open(key, "yield", NO_OPTIONS, scope, execution.current_branch(scope))
     try:
         if execution.is_settled(operation.record):

@@ -91,11 +91,21 @@ class Records:
         """A new attempt of a task may take another way: what the last one interrupted below it may run."""
         for other in self._by_id.values():
             if other.interrupted is not None and self._is_under(other, record.id):
-                other.interrupted = None
-                if other.seq is None:
-                    other.status = TaskStatus.PENDING
-                    other.due_at = other.completed_at = None
-                self.changed(other)
+                self._undo_interruption(other)
+
+    def undo_last_interruptions(self) -> None:
+        """The run has failed: what was interrupted after its last completion fell with it, and isn't worth repeating."""
+        last = max((record.seq for record in self._by_id.values() if record.seq is not None), default=0)
+        for record in self._by_id.values():
+            if record.interrupted is not None and record.interrupted > last:
+                self._undo_interruption(record)
+
+    def _undo_interruption(self, record: TaskRecord) -> None:
+        record.interrupted = None
+        if record.seq is None:
+            record.status = TaskStatus.PENDING
+            record.due_at = record.completed_at = None
+        self.changed(record)
 
     def _is_under(self, record: TaskRecord, ancestor: str) -> bool:
         parent_id = record.parent_id

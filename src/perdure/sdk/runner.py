@@ -94,7 +94,7 @@ class Runner:
             for claim, journal in claims:
                 try:
                     self._execute(claim, journal)
-                except Exception as error:  # nothing of one run may stop the others
+                except Exception as error:  # noqa: BLE001 - nothing of one run may stop the others
                     _log.exception("run %s could not be started", claim.run_id)
                     self._give_up(claim, journal, error)
 

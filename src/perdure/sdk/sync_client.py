@@ -7,7 +7,7 @@ import inspect
 import threading
 from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary
 
 from perdure.errors import UsageError
@@ -75,15 +75,18 @@ class SyncEmbedded:
     def __init__(self, embedded: AbstractAsyncContextManager[Any]) -> None:
         self._embedded = embedded
 
-    def __enter__(self) -> SyncEmbedded:
+    def __enter__(self) -> Self:
         _background.run(self._enter(), "embedded")
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        _background.run(self._embedded.__aexit__(*exc_info), "embedded")
+    def __exit__(self, *_: object) -> None:
+        _background.run(self._leave(), "embedded")
 
     async def _enter(self) -> None:
         await self._embedded.__aenter__()
+
+    async def _leave(self) -> None:
+        await self._embedded.__aexit__(None, None, None)
 
 
 _clients: WeakKeyDictionary[Client, SyncClient] = WeakKeyDictionary()

@@ -28,10 +28,10 @@ from perdure.schema.runs import Event, TaskStatus
 from . import steps
 from .call_sites import call_site
 from .functions import facts_of, merge_options
-from .io import WAIT_OPTIONS, make_random, make_uuid, with_task_ids
+from .io import make_random, make_uuid, with_task_ids
 from .keys import Key
 from .logger import Logger
-from .operation import NO_OPTIONS, Duration, Operation, TaskOptions
+from .operation import NO_OPTIONS, Duration, Operation, TaskOptions, wait_options
 from .scope import Scope, current_scope
 from .signals import Signal
 from .values import PLAIN, Codec, codec_for
@@ -80,17 +80,17 @@ class SyncRun:
         """Run `call()` in a thread; its `context` carries the run's root scope."""
         self.execution.start_sync(self)
         context.run(_current_branch.set, SyncBranch(None))
-        self._thread = self._loop.run_in_executor(threads, context.run, self._main, call)
+        self._thread = self._loop.run_in_executor(threads, lambda: context.run(self._main, call))
 
     def _main(self, call: Callable[[], Any]) -> None:
-        execution = self.execution
+        value, failure = None, None
         try:
-            outcome = execution.completion(call())
+            value = call()
         except Signal:
             return
-        except BaseException as error:
-            outcome = execution.records.failure(error)
-        self._loop.call_soon_threadsafe(execution.sync_done, outcome)
+        except BaseException as error:  # noqa: BLE001 - whatever left the run function ends the run
+            failure = error
+        self._loop.call_soon_threadsafe(self.execution.sync_done, value, failure)
 
     async def unwind(self, signal: Signal, limit: float) -> bool:
         """Raise the Signal in every thread that waits, and in the others when they next call io. Whether all ended."""
@@ -123,7 +123,7 @@ class SyncRun:
         def start(future: concurrent.futures.Future[T]) -> None:
             try:
                 result = call()
-            except BaseException as error:  # carried to the thread that asked
+            except BaseException as error:  # noqa: BLE001 - carried to the thread that asked
                 if not future.done():
                     future.set_exception(error)
             else:
@@ -229,7 +229,7 @@ class SyncIO:
             try:
                 value = self._attempt(operation, fn, args, options)
                 encoded, result = steps.to_output(execution, operation, value, codec)
-            except (Exception, SystemExit) as raised:
+            except (Exception, SystemExit) as raised:  # noqa: BLE001 - whatever user code raises fails its task
                 due, error = self._failed(operation, raised, options)
                 if due is not None:
                     continue
@@ -302,20 +302,20 @@ class SyncIO:
                 verdict = options.on_error(error, operation.as_task())
                 if inspect.isawaitable(verdict):
                     verdict = run.await_(verdict)
-            except Exception as raised:  # an error handler that raises replaces the error
+            except Exception as raised:  # noqa: BLE001 - an error handler that raises replaces the error
                 verdict = raised
         return run.on_loop(lambda: steps.decide_retry(execution, operation, error, options, verdict))
 
     def wait(self, key: Key, duration: Duration) -> None:
         """As `IO.wait`."""
         length = to_ms(duration, f"io.wait({key!r})")
-        options = TaskOptions(params={"seconds": length / 1000}, **WAIT_OPTIONS)
+        options = wait_options(seconds=length / 1000)
         self._wait(key, lambda now: now + length, "wait", options)
 
     def wait_until(self, key: Key, moment: datetime) -> None:
         """As `IO.wait_until`."""
         instant = to_instant_ms(moment, f"io.wait_until({key!r})")
-        options = TaskOptions(params={"until": to_datetime(instant)}, **WAIT_OPTIONS)
+        options = wait_options(until=to_datetime(instant))
         self._wait(key, lambda _: instant, "wait until", options)
 
     def _wait(self, key: Key, due: Callable[[int], int], name: str, options: TaskOptions) -> None:
@@ -419,7 +419,7 @@ class SyncIO:
         """As `IO.try_`."""
         try:
             return fn()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - handed to the user's own handler
             return catch(error)
 
     def send_event(self, key: Key, name: str, payload: Any = None, **options: Any) -> Event:

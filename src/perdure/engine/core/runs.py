@@ -182,6 +182,7 @@ def close(
                 reason="failed; its job's retry policy executes it again",
             )
             move.error = outcome.error
+            move.failures = claim.failures + 1
             move.reset = outcome.failed_tasks
         case TimedOut():
             _end(move, RunEvent.TIMED_OUT)
@@ -293,6 +294,7 @@ def continue_run(run: RunRow, now: int) -> MoveRun:
     move = _move(run, RunEvent.CONTINUED, now)
     move.reset = run.failed_tasks
     move.reset_open = True
+    move.failures = 0
     if run.status is RunStatus.TIMED_OUT:
         move.add_spent_ms = -run.spent_ms
     return move

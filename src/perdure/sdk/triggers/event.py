@@ -35,6 +35,7 @@ def event_trigger(
     """Run the job for every event of this name (case-sensitive), or of one of several names.
 
     Args:
+        name: of the event, or names.
         schema: type of the payload: a pydantic model, dataclass, TypedDict, msgspec Struct or plain type. A payload that
             doesn't fit ends the run as Invalid payload. Without one the payload is the JSON as sent.
         source: only events sent with this `source`.

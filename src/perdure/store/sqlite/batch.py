@@ -207,6 +207,7 @@ def _repeated_moves(moves: list[tuple[int, MoveRun]], runs: dict[str, RunRow]) -
 
 def _is_result(run: RunRow, move: MoveRun) -> bool:
     priority = run.priority if move.priority is None else move.priority
+    failures = run.failures if move.failures is None else move.failures
     return run == replace(
         run,
         status=move.status,
@@ -220,6 +221,7 @@ def _is_result(run: RunRow, move: MoveRun) -> bool:
         reason=move.reason,
         failed_tasks=move.failed_tasks,
         priority=priority,
+        failures=failures,
     )
 
 

@@ -108,6 +108,7 @@ def move_row(move: MoveRun) -> Row:
         _json_text(move.failed_tasks),
         move.completed_at,
         move.priority,
+        move.failures,
     )
 
 

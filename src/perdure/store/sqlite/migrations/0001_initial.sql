@@ -33,6 +33,7 @@ create table runs (
     priority integer not null,
     execution integer not null,
     crashes integer not null,
+    failures integer not null,
     spent_ms integer not null,
     created_at integer not null,
     queued_at integer not null,  -- when it last came into the queue: its key in ready
@@ -124,7 +125,7 @@ create unique index logs_run_idx on logs (env, run_id, id);
 create view run_rows (env, id, json) as
 select env, id, json_object(
     'id', id, 'job_id', job_id, 'job_version', job_version, 'event_id', event_id, 'status', status,
-    'created_at', created_at, 'priority', priority, 'execution', execution, 'crashes', crashes,
+    'created_at', created_at, 'priority', priority, 'execution', execution, 'crashes', crashes, 'failures', failures,
     'spent_ms', spent_ms, 'started_at', started_at, 'completed_at', completed_at, 'wake_at', wake_at,
     'output', output, 'types', types, 'error', json(error), 'reason', reason,
     'failed_tasks', json(failed_tasks), 'is_test', json(iif(is_test, 'true', 'false'))

@@ -18,12 +18,12 @@ from batch;
 with batch as materialized (select value as r from json_each(:runs))
 insert into runs (
     env, id, job_id, job_version, event_id, status, priority, created_at, queued_at, reason, is_test,
-    execution, crashes, spent_ms, failed_tasks
+    execution, crashes, failures, spent_ms, failed_tasks
 )
 select
     :env, json_extract(r, '$[0]'), json_extract(r, '$[1]'), json_extract(r, '$[2]'), json_extract(r, '$[3]'),
     json_extract(r, '$[4]'), json_extract(r, '$[5]'), json_extract(r, '$[6]'), json_extract(r, '$[6]'),
-    json_extract(r, '$[7]'), json_extract(r, '$[8]'), 0, 0, 0, '[]'
+    json_extract(r, '$[7]'), json_extract(r, '$[8]'), 0, 0, 0, 0, '[]'
 from batch;
 
 -- name: events_by_id

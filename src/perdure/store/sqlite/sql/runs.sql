@@ -17,7 +17,7 @@ select
 
 -- name: move_runs
 -- :moves: [[id, status, queued_at or null, wake_at, add_spent_ms, crashes, output, types, error, reason, failed_tasks,
--- completed_at, priority or null], ...], one per run; null for queued_at and priority keeps them.
+-- completed_at, priority or null, failures or null], ...], one per run; null for the three that may be keeps them.
 with batch as materialized (select value as r, json_extract(value, '$[0]') as id from json_each(:moves))
 update runs set
     status = json_extract(r, '$[1]'),
@@ -31,7 +31,8 @@ update runs set
     reason = json_extract(r, '$[9]'),
     failed_tasks = json_extract(r, '$[10]'),
     completed_at = json_extract(r, '$[11]'),
-    priority = coalesce(json_extract(r, '$[12]'), priority)
+    priority = coalesce(json_extract(r, '$[12]'), priority),
+    failures = coalesce(json_extract(r, '$[13]'), failures)
 from batch
 where runs.env = :env and runs.id = batch.id;
 
@@ -63,7 +64,7 @@ select json_group_array(json(claim)) from (
     select json_object(
         'run_id', runs.id, 'execution', runs.execution + 1, 'job_id', runs.job_id, 'job_version', runs.job_version,
         'event', json(event.json), 'started_at', coalesce(runs.started_at, :at), 'lease_expires_at', :expires_at,
-        'crashes', runs.crashes, 'spent_ms', runs.spent_ms, 'priority', runs.priority
+        'crashes', runs.crashes, 'failures', runs.failures, 'spent_ms', runs.spent_ms, 'priority', runs.priority
     ) as claim
     from ready
     cross join runs on runs.env = ready.env and runs.id = ready.run_id

@@ -1,0 +1,51 @@
+"""Getting user code off the stage once it doesn't count any more, politely and within a time limit."""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import Context
+from typing import Any
+
+from .branches import Branch, OperationFuture
+from .signals import Signal
+
+
+async def unwind(live: list[Branch], signal: Signal, limit: float) -> list[str]:
+    """Raise `signal` in branches that wait in an io call and cancel the others; where those are that stay, after `limit`."""
+    if not live:
+        return []
+    for branch in live:
+        waiter = getattr(branch.task, "_fut_waiter", None)
+        if isinstance(waiter, OperationFuture) and not waiter.done():
+            waiter.set_exception(signal)
+        else:
+            branch.task.cancel()
+    done, stuck = await asyncio.wait([branch.task for branch in live], timeout=limit)
+    for task in done:
+        if not task.cancelled():
+            task.exception()  # what unwound user code raises is discarded
+    return [where_waiting(task) for task in stuck]
+
+
+async def cancel_and_wait(tasks: list[asyncio.Task[Any]], enough: asyncio.Event, limit: float) -> None:
+    """Cancel tasks; return when all are done, when `enough` is set, or after `limit` seconds."""
+    for task in tasks:
+        task.cancel()
+    loop = asyncio.get_running_loop()
+    waiting = {
+        loop.create_task(enough.wait(), context=Context()),
+        loop.create_task(_all_done(tasks), context=Context()),
+    }
+    await asyncio.wait(waiting, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
+
+
+async def _all_done(tasks: list[asyncio.Task[Any]]) -> None:
+    await asyncio.wait(tasks)
+
+
+def where_waiting(task: asyncio.Task[Any]) -> str:
+    """The line of code at which a task is suspended."""
+    frames = task.get_stack(limit=1)
+    return f"{frames[0].f_code.co_filename}:{frames[0].f_lineno}" if frames else task.get_name()
