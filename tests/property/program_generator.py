@@ -381,7 +381,7 @@ def _plainer_tasks(task: Task) -> Iterator[Node]:
     if task.retry is not None:
         yield replace(task, retry=None, body=replace(task.body, fails=0))
     if task.timeout is not None:
-        yield replace(task, timeout=None)
+        yield replace(task, timeout=None, body=replace(task.body, seconds=0))
     if task.body != Body(fails=task.body.fails):
         yield replace(task, body=Body(fails=task.body.fails))
 

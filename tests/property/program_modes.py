@@ -260,6 +260,11 @@ class Disagreement:
     mode: str
     problem: str
 
+    @property
+    def kind(self) -> tuple[str, str]:
+        """What a smaller program must have in common with it to be of interest."""
+        return self.mode.split()[0], self.problem.split()[0]
+
 
 def disagreements(program: Program, seed: int) -> list[Disagreement]:
     """Execute a program in every mode. Empty if all is as it must be."""
@@ -304,10 +309,12 @@ def report(seed: int) -> str | None:
     if not found:
         return None
 
+    kinds = {problem.kind for problem in found}
+
     def still_fails(candidate: Program) -> bool:
-        if not program.sync and program.determined and not is_determined(candidate):
+        if program.determined and not is_determined(candidate):
             return False
-        return bool(disagreements(candidate, seed))
+        return any(problem.kind in kinds for problem in disagreements(candidate, seed))
 
     small = shrunk(program, still_fails)
     lines = [f"program {seed} (PERDURE_PROGRAM_SEED={seed}) is not executed alike in all modes."]
