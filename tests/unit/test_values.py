@@ -156,7 +156,7 @@ def test_plain_json_needs_no_type_map(value: Any) -> None:
     assert repr(store(value)) == repr(value)
 
 
-@pytest.mark.parametrize("value", RICH_VALUES, ids=repr)
+@pytest.mark.parametrize("value", RICH_VALUES)
 def test_rich_types_come_back(value: Any) -> None:
     back = store(value)
 
