@@ -46,7 +46,7 @@ class RunTree:
         tree = Tree(self._title(), guide_style="dim")
         if run.payload is not None:
             tree.add(Text.assemble(("payload ", "dim"), show_value(run.payload)))
-        self._grow(tree, ascii_only=options.ascii_only)
+        self._grow(tree, options)
         if run.error is not None:
             tree.add(self._error(run.error, "run failed: "))
         if run.reason:
@@ -74,7 +74,7 @@ class RunTree:
             (", ".join(facts), "dim"),
         )
 
-    def _grow(self, tree: Tree, *, ascii_only: bool) -> None:
+    def _grow(self, tree: Tree, options: ConsoleOptions) -> None:
         children = _by_parent(self._run)
         label_cells, fact_cells = self._columns(children)
         unfinished: list[tuple[Tree, str | None, int]] = [(tree, None, 0)]
@@ -84,7 +84,11 @@ class RunTree:
                 if isinstance(item, Log):
                     branch.add(_log_line(item))
                     continue
-                line = self._task_line(item, label_cells - indent, fact_cells, ascii_only=ascii_only)
+                line = self._task_line(item, label_cells - indent, fact_cells, ascii_only=options.ascii_only)
+                if item.status is TaskStatus.COMPLETED and item.output is not None:
+                    room = options.max_width - indent - _INDENT - line.cell_len
+                    line.append(f"  = {show_value(item.output)}" if room >= _VALUE_CELLS_MIN else "")
+                line.rstrip()
                 twig = branch.add(line)
                 if item.error is not None:
                     twig.add(self._error(item.error))
@@ -120,9 +124,6 @@ class RunTree:
             line.append(f"  {plain(self._annotations.get(task.id, '')):{width}}", "magenta")
         if task.description:
             line.append(f"  {plain(task.description)}")
-        if task.status is TaskStatus.COMPLETED and task.output is not None:
-            line.append("  = " + show_value(task.output))
-        line.rstrip()
         return line
 
     def _task_facts(self, task: Task) -> str:
@@ -152,6 +153,10 @@ _INDENT = 4
 _LABEL_CELLS_MAX = 32
 _FACT_CELLS_MAX = 34
 """Longer labels and facts stand out of the columns instead of pushing everybody's to the right."""
+
+
+_VALUE_CELLS_MIN = 16
+"""With less room than this on its line an output is left out: nothing of it could be read."""
 
 
 def _label(task: Task) -> str:

@@ -24,7 +24,6 @@ import msgspec
 from perdure.clock import Clock, Random
 from perdure.errors import (
     DuplicateKeyError,
-    NonDeterminismError,
     PerdureError,
     UsageError,
 )
@@ -45,6 +44,7 @@ from perdure.schema.runs import TaskStatus
 from . import unwinding
 from .branches import ArmedTimer, Branch, outside_run
 from .call_sites import CallSite, at, call_site
+from .failures import armed_too_long, not_interrupted
 from .journal import Journal
 from .keys import Key, display_key, idempotency_key, task_id
 from .operation import Operation, TaskOptions
@@ -332,34 +332,21 @@ class Execution:
                 self._nobody_since = now
             if now - self._nobody_since < self.settings.foreign_await_limit * 1000:
                 return False
-            self.end_failed(self._not_interrupted())
+            self.end_failed(not_interrupted([operation.record.key for operation in self.stage.parked]))
             return True
         if earliest - now <= self.settings.linger * 1000:
             return False
         self.end(Suspended(earliest))
         return True
 
-    def _not_interrupted(self) -> NonDeterminismError:
-        keys = ", ".join(repr(operation.record.key) for operation in self.stage.parked)
-        return NonDeterminismError(
-            f"task {keys} was interrupted (by a time-out or cancel()) when it was first run, but on replay nothing "
-            "interrupts it: what decides about that must not depend on anything outside the run's tasks. Use "
-            "io.timeout for deadlines, then continue the run"
-        )
-
     def end_foreign(self, foreign: list[Branch], earliest: int | None) -> bool:
         """Something outside of tasks has kept the run in memory for too long. Whether that was its end."""
         limit = self.settings.foreign_await_limit
         if any(timer.is_asyncio_timeout for timer in self.timers):
-            self.end_failed(
-                UsageError(
-                    f"an asyncio.timeout (or wait_for) was armed for more than {limit:g} s around durable operations; "
-                    "it counts within one execution only. Use `async with io.timeout(key, duration)`, which is durable"
-                )
-            )
+            self.end_failed(armed_too_long(limit))
             return True
         if earliest is None:
-            self.end_failed(self._not_interrupted())
+            self.end_failed(not_interrupted([operation.record.key for operation in self.stage.parked]))
             return True
         where = "; ".join(unwinding.where_waiting(branch.task) for branch in foreign) or "a timer"
         self.warn(

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 
-from perdure.errors import TaskError, qualified_name
+from perdure.errors import NonDeterminismError, TaskError, UsageError, qualified_name
 from perdure.schema.runs import ErrorInfo
 
 STACK_CHARS_MAX = 20_000
@@ -83,3 +83,20 @@ def failed_tasks(error: BaseException | None, seen: set[int]) -> Iterable[str]:
     yield from failed_tasks(error.__cause__, seen)
     if not error.__suppress_context__:
         yield from failed_tasks(error.__context__, seen)
+
+
+def not_interrupted(keys: list[str]) -> NonDeterminismError:
+    """Nothing interrupts the tasks `keys` on replay, though something did when they were first run."""
+    return NonDeterminismError(
+        f"task {', '.join(map(repr, keys))} was interrupted (by a time-out or cancel()) when it was first run, but on "
+        "replay nothing interrupts it: what decides about that must not depend on anything outside the run's tasks. "
+        "Use io.timeout for deadlines, then continue the run"
+    )
+
+
+def armed_too_long(limit: float) -> UsageError:
+    """An asyncio.timeout has kept a waiting run in memory for `limit` seconds."""
+    return UsageError(
+        f"an asyncio.timeout (or wait_for) was armed for more than {limit:g} s around durable operations; it counts "
+        "within one execution only. Use `async with io.timeout(key, duration)`, which is durable"
+    )
