@@ -19,8 +19,8 @@ export PIP_ROOT_USER_ACTION := ignore
 help: ## List these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
-demo: $(READY) ## Run jobs, kill the process in the middle, watch them go on (a minute)
-	@$(BIN)/python examples/quickstart.py
+demo: $(READY) ## Run jobs, kill the process in the middle, watch them go on (ten seconds)
+	@$(BIN)/python -m examples.demo
 
 test: $(READY) ## Run all tests, then their core on every other CPython found (six minutes)
 	$(BIN)/python -m pytest -n $(JOBS) tests

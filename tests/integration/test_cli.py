@@ -163,9 +163,9 @@ def test_show_draws_the_tree_of_tasks(db: Path):
     assert result.exit_code == 0, result.output
     assert f"{DONE}  Completed  fetcher 1.0.0" in result.stdout
     assert 'payload {"url":"http://x"}' in result.stdout
-    assert '✓ fetch  at 10 ms, took 1.25 s, 2 attempts  = {"token":"[REDACTED]"}' in result.stdout
+    assert '✓ fetch      at 10 ms, took 1.25 s, 2 attempts  = {"token":"[REDACTED]"}' in result.stdout
     assert "│   ├── info got it" in result.stdout
-    assert '│   └── ✓ parse  at 30 ms, took 10 ms  = "ok"' in result.stdout
+    assert '│   └── ✓ parse  at 30 ms, took 10 ms               = "ok"' in result.stdout
     assert 'output {"status":"success"}' in result.stdout
     assert "\x1b" not in result.stdout
 

@@ -182,11 +182,20 @@ def test_tree_nests_tasks_and_tells_what_happened():
 
     text = "\n".join(line.rstrip() for line in lines)
     assert "run_1  Failed  job 1.0.0, 0 executions" in text
-    assert '├── ✓ parent  at 10 ms, took 1.25 s, 3 attempts  before the kill  = {"n":1}' in text
-    assert "│   └── ◷ child  until 2026-01-01 00:01:00 UTC, waiting" in text
-    assert "✗ bad  failed\n│   └── ValueError: boom" in text
+    assert '├── ✓ parent     at 10 ms, took 1.25 s, 3 attempts  before the kill  = {"n":1}' in text
+    assert "│   └── ◷ child  until 2026-01-01 00:01:00 UTC, waiting\n" in text
+    assert "✗ bad        failed\n│   └── ValueError: boom" in text
     assert "run failed: TaskError: task 'bad' failed" in text
     assert "because" in text
+
+
+def test_one_long_key_does_not_push_the_columns_of_the_others():
+    run = make_run(make_record("short", attempts=2), make_record("long" * 20, attempts=2))
+
+    text = draw(render.RunTree(run))
+
+    assert "✓ short  2 attempts\n" in text
+    assert f"✓ {'long' * 20}  2 attempts\n" in text
 
 
 def test_log_lines_stand_between_the_tasks_they_were_written_between():

@@ -86,8 +86,9 @@ class RunTree:
                     continue
                 line = self._task_line(item, label_cells - indent, fact_cells, ascii_only=options.ascii_only)
                 if item.status is TaskStatus.COMPLETED and item.output is not None:
+                    output = f"  = {show_value(item.output)}"
                     room = options.max_width - indent - _INDENT - line.cell_len
-                    line.append(f"  = {show_value(item.output)}" if room >= _VALUE_CELLS_MIN else "")
+                    line.append(output if room >= min(_VALUE_CELLS_MIN, cell_len(output)) else "")
                 line.rstrip()
                 twig = branch.add(line)
                 if item.error is not None:
@@ -156,7 +157,7 @@ _FACT_CELLS_MAX = 34
 
 
 _VALUE_CELLS_MIN = 16
-"""With less room than this on its line an output is left out: nothing of it could be read."""
+"""With less room than this on its line a longer output is left out: nothing of it could be read."""
 
 
 def _label(task: Task) -> str:
