@@ -197,7 +197,7 @@ class BranchWatch:
                     return make(when, callback, *args, context=context)
                 timer = ArmedTimer(scope, callback)
                 timer.handle = make(when, timer.fire, *args, context=context)
-                scope.execution.timers.append(timer)
+                scope.execution.add_timer(timer)
                 return timer.handle
 
             return arm

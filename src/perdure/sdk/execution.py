@@ -68,7 +68,8 @@ class Execution:
         outcome: how it ends, once that is decided; None while io works. A str: the run was taken away (the reason).
         writing: journal writes under way.
         yielding: no new body starts and nothing is delivered; the execution ends as soon as no body runs.
-        branches: the run's asyncio tasks. May hold finished ones.
+        branches: the run's asyncio tasks; finished ones leave in the next turn of the loop.
+        outside: for callbacks of the executor's own, in which no scope is set.
         refusals: io calls made after the end.
     """
 
@@ -99,6 +100,7 @@ class Execution:
         self.branches: dict[asyncio.Task[Any], Branch] = {}
         self.timers: list[ArmedTimer] = []
         self.root = Scope(self, None)
+        self.outside = Context()
         self.bodies: set[Operation] = set()
         self.opened_at = clock.now()
         self._on_finished = on_finished
@@ -109,6 +111,7 @@ class Execution:
         self._flush_timer: asyncio.TimerHandle | None = None
         self._limit_timer: asyncio.TimerHandle | None = None
         self.refusals = 0
+        self._timers_max = 64
         self._nobody_since: int | None = None
         self._finishing = False
         self.records = Records(claim.tasks, settings.limits)
@@ -121,7 +124,7 @@ class Execution:
         self._main = self.loop.create_task(main(), context=context)
         if self._main not in self.branches:
             self.add_branch(self._main, self.root)
-        self._main.add_done_callback(self._main_done, context=Context())
+        self._main.add_done_callback(self._main_done, context=self.outside)
 
     def start_sync(self, run: SyncRun) -> None:
         """The run function is a plain `def`: it runs in a thread of its own, as one branch."""
@@ -140,14 +143,27 @@ class Execution:
 
     def add_branch(self, task: asyncio.Task[Any], birth: Scope) -> Branch:
         branch = self.branches[task] = Branch(task, birth)
+        birth.branches.add(branch)
+        task.add_done_callback(self._branch_done, context=self.outside)
         self.stage.branch_freed(branch)
         return branch
 
-    def live_branches(self) -> int:
-        """How many branches aren't done; forgets those that are."""
-        for task in [task for task in self.branches if task.done()]:
-            del self.branches[task]
-        return sum(not branch.is_stray for branch in self.branches.values())
+    def _branch_done(self, task: asyncio.Task[Any]) -> None:
+        branch = self.branches.pop(task, None)
+        if branch is not None:
+            branch.birth.branches.discard(branch)
+            self.stage.branch_ended(branch)
+
+    def add_timer(self, timer: ArmedTimer) -> None:
+        """A timer that the run's code has armed. Forgets those that are over before they get many."""
+        self.timers.append(timer)
+        if len(self.timers) > self._timers_max:
+            self.timers[:] = [timer for timer in self.timers if timer.is_pending]
+            self._timers_max = 2 * len(self.timers) + 64
+
+    def live_branches(self) -> list[Branch]:
+        """The branches that aren't done, without those that are none of the run's business."""
+        return [branch for task, branch in self.branches.items() if not task.done() and not branch.is_stray]
 
     def current_branch(self, scope: Scope) -> Branch:
         task = asyncio.current_task()
@@ -175,6 +191,11 @@ class Execution:
         if scope.ended:
             raise Signal("the task this code was started in has ended")
         return scope
+
+    @property
+    def is_foreign_thread(self) -> bool:
+        """Whether the caller isn't on the event loop."""
+        return get_ident() != self._thread
 
     def check(self) -> None:
         """Raise the Signal if the execution has ended."""
@@ -243,10 +264,10 @@ class Execution:
     def log(self, line: LogRecord) -> None:
         """A log line, from any thread of the run: it rides in front of the next write, or goes out after a moment."""
         self.records.logs.append(line)
-        if get_ident() == self._thread:
-            self._arm_flush()
-        else:
+        if self.is_foreign_thread:
             self.loop.call_soon_threadsafe(self._arm_flush)
+        else:
+            self._arm_flush()
 
     def interrupted(self, operation: Operation) -> None:
         """User code cancelled the operation: noted, so that a replay waits for that to happen again."""
@@ -277,7 +298,7 @@ class Execution:
         tasks, logs = self.records.take_unwritten()
         self.writing += 1
         future = self.journal.record(tasks, logs)
-        future.add_done_callback(lambda future: self._written(future, done, then_yield), context=Context())
+        future.add_done_callback(lambda future: self._written(future, done, then_yield), context=self.outside)
 
     def _written(
         self, future: asyncio.Future[bool], done: Callable[[], None] | None, then_yield: bool
@@ -380,7 +401,7 @@ class Execution:
         self.outcome = outcome
         self._stop_timers()
         tasks, logs = self.records.take_unwritten()
-        self.journal.close(outcome, tasks, logs).add_done_callback(self._closed, context=Context())
+        self.journal.close(outcome, tasks, logs).add_done_callback(self._closed, context=self.outside)
 
     def _closed(self, future: asyncio.Future[bool]) -> None:
         error = future.exception()
@@ -389,7 +410,7 @@ class Execution:
             _log.error("run %s: its outcome could not be recorded: %s", self.claim.run_id, error)
             if not isinstance(self.outcome, Failed | JobMissing):
                 self.outcome = self.records.failure(error)
-                self.journal.close(self.outcome, [], []).add_done_callback(self._closed, context=Context())
+                self.journal.close(self.outcome, [], []).add_done_callback(self._closed, context=self.outside)
                 return
         self._unwind()
 
@@ -420,14 +441,14 @@ class Execution:
                 main.exception()  # discarded: the outcome is decided
             return
         if self.live_branches():
-            self._ending = self.loop.create_task(self._end_with_branches(main), context=Context())
+            self._ending = self.loop.create_task(self._end_with_branches(main), context=self.outside)
         else:
             self.end(self._outcome_of(main))
 
     async def _end_with_branches(self, main: asyncio.Task[Any]) -> None:
         """The run function has ended with branches alive: they get a bounded time to clean up, durably."""
         self._finishing = True
-        tasks = [branch.task for branch in self.branches.values() if not branch.is_stray]
+        tasks = [branch.task for branch in self.live_branches()]
         await unwinding.cancel_and_wait(tasks, self._alone, self.settings.unwind_limit)
         self.end(self._outcome_of(main))
 
@@ -464,11 +485,11 @@ class Execution:
         return Completed(encoded.json, encoded.types)
 
     def _unwind(self) -> None:
-        live = [branch for task, branch in self.branches.items() if not task.done() and not branch.is_stray]
+        live = self.live_branches()
         if not live and self._sync_run is None:
             self._finish()
         else:
-            self._ending = self.loop.create_task(self._unwind_and_finish(live), context=Context())
+            self._ending = self.loop.create_task(self._unwind_and_finish(live), context=self.outside)
 
     async def _unwind_and_finish(self, live: list[Branch]) -> None:
         signal, limit = Signal(self.ending_reason), self.settings.unwind_limit

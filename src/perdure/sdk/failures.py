@@ -77,12 +77,16 @@ def failed_tasks(error: BaseException | None, seen: set[int]) -> Iterable[str]:
     seen.add(id(error))
     if isinstance(error, TaskError) and error.task_id:
         yield error.task_id
-    if isinstance(error, BaseExceptionGroup):
-        for part in error.exceptions:  # pyright: ignore[reportUnknownVariableType]
-            yield from failed_tasks(part, seen)  # pyright: ignore[reportUnknownArgumentType]
+    parts: tuple[BaseException, ...] = getattr(error, "exceptions", ()) if _is_group(error) else ()
+    for part in parts:
+        yield from failed_tasks(part, seen)
     yield from failed_tasks(error.__cause__, seen)
     if not error.__suppress_context__:
         yield from failed_tasks(error.__context__, seen)
+
+
+def _is_group(error: BaseException) -> bool:
+    return isinstance(error, BaseExceptionGroup)
 
 
 def not_interrupted(keys: list[str]) -> NonDeterminismError:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
+from perdure.errors import UsageError
 from perdure.schema.runs import TaskStatus
 
 from .deadlines import Deadline
@@ -29,6 +30,11 @@ REFUSALS_MAX = 1_000
 
 async def enter(execution: Execution) -> Scope:
     """The caller's scope; errors as Execution.enter."""
+    if execution.is_foreign_thread:
+        raise UsageError(
+            "io is used in a thread: it works on the event loop only. Return from the thread what it has worked out, and "
+            "call io outside; or make the job a plain def, whose io works in its own thread"
+        )
     if execution.refusals > REFUSALS_MAX:
         # A loop that swallows every Signal would hold the event loop for ever.
         await execution.loop.create_future()
@@ -136,12 +142,8 @@ async def _call(
 
 async def _close_scope(execution: Execution, scope: Scope) -> None:
     """A body has ended: branches that it left behind with tasks under way may not outlive it."""
-    if len(execution.branches) > 1 and execution.outcome is None:
-        left = [
-            branch.task
-            for branch in execution.branches.values()
-            if branch.used_io and not branch.task.done() and branch.birth.is_within(scope)
-        ]
+    if scope.branches and execution.outcome is None:
+        left = [branch.task for branch in scope.branches if branch.used_io and not branch.task.done()]
         if left:
             for task in left:
                 task.cancel()

@@ -12,6 +12,7 @@ from perdure.errors import UsageError
 if TYPE_CHECKING:
     from perdure.schema.runs import Task
 
+    from .branches import Branch
     from .execution import Execution
     from .operation import Operation
 
@@ -23,9 +24,10 @@ class Scope:
         seen: idempotency key → call site of what was started here, to refuse a key used twice.
         ended: the body has returned or failed; nothing may be started in it any more.
         counts: how often each log line was written here, to tell its occurrences apart.
+        branches: branches that were started here and live.
     """
 
-    __slots__ = ("counts", "ended", "execution", "operation", "seen")
+    __slots__ = ("branches", "counts", "ended", "execution", "operation", "seen")
 
     def __init__(self, execution: Execution, operation: Operation | None) -> None:
         self.execution = execution
@@ -33,20 +35,12 @@ class Scope:
         self.seen: dict[str, tuple[str, int, str]] = {}
         self.counts: dict[tuple[str, str], int] = {}
         self.ended = False
+        self.branches: set[Branch] = set()
 
     @property
     def parent_id(self) -> str | None:
         """Id of the task whose body this is; None in the run function."""
         return self.operation.record.id if self.operation is not None else None
-
-    def is_within(self, other: Scope) -> bool:
-        """Whether this is `other` or nested in it."""
-        scope: Scope | None = self
-        while scope is not None:
-            if scope is other:
-                return True
-            scope = scope.operation.scope if scope.operation is not None else None
-        return False
 
 
 current_scope: ContextVar[Scope | None] = ContextVar("perdure_scope", default=None)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Callable, Iterable
-from contextvars import Context
 from typing import TYPE_CHECKING
 
 from .branches import Branch, is_runnable, outside_run, waits_inside_run
@@ -49,6 +48,7 @@ class Stage:
         self.deadlines: dict[object, int] = {}
         """Durable deadlines around running code → instant."""
         self._free: set[Branch] = set()
+        self._free_peak = 0
         self._scheduled = False
         self._settled = 0
         self._blocked_since: float | None = None
@@ -68,6 +68,10 @@ class Stage:
         self._free.discard(branch)
         self.schedule()
 
+    def branch_ended(self, branch: Branch) -> None:
+        self._free.discard(branch)
+        self.schedule()
+
     def schedule(self) -> None:
         """Something happened: have a look once it has settled. Nothing to do while all branches are under way."""
         self._settled = 0
@@ -78,11 +82,11 @@ class Stage:
     def _look_next_turn(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self._look, context=Context())
+            self._loop.call_soon(self._look, context=self._execution.outside)
 
     def passes_at_once(self, seq: int) -> bool:
         """Whether a completion may reach its branch without waiting: the branch is alone and nothing is before it."""
-        if len(self._execution.branches) > 1 and self._execution.live_branches() > 1:
+        if len(self._execution.branches) > 1:
             return False
         if self._gates and self._gates[0][0] < seq:
             return False
@@ -121,20 +125,24 @@ class Stage:
         if self._settled < SETTLING_TURNS:
             self._look_next_turn()
             return
-        idle = self._idle_branches()
         if self._gates and not execution.yielding:
-            if self._is_next(idle):
-                _, _, release = heapq.heappop(self._gates)
+            if self._is_next():
+                seq, _, release = heapq.heappop(self._gates)
+                self._delivered.add(seq)
                 release()
                 self.schedule()
             else:
                 self._look_again_later()
             return
-        self._consider_putting_down(idle)
+        self._consider_putting_down(self._idle_branches())
 
     def _any_runnable(self) -> bool:
-        gone = [branch for branch in self._free if branch.task.done()]
-        self._free.difference_update(gone)
+        free = len(self._free)
+        self._free_peak = max(self._free_peak, free)
+        if self._free_peak > 64 and free * 8 < self._free_peak:
+            # A set that was large stays large in memory, and slow to go through, until it is made anew.
+            self._free = set(self._free)
+            self._free_peak = free
         return any(is_runnable(branch.task) for branch in self._free if not branch.is_stray)
 
     def _idle_branches(self) -> _Idle:
@@ -166,28 +174,25 @@ class Stage:
                 scope = scope.operation.scope if scope.operation is not None else None
         return scopes
 
-    def _is_next(self, idle: _Idle) -> bool:
+    def _is_next(self) -> bool:
         """Whether the first gate may open: it is the oldest undelivered, or nothing older can come any more."""
         first = self._gates[0][0]
-        while self._undelivered and self._is_moot(self._undelivered[0]):
+        while True:
+            while self._undelivered and self._is_moot(self._undelivered[0]):
+                heapq.heappop(self._undelivered)
+            if not self._undelivered or first <= self._undelivered[0]:
+                self._stalled_since = None
+                return True
+            if self._idle_branches().nothing_moves(self._execution.writing):
+                return True
+            now = self._loop.time()
+            if self._stalled_since is None:
+                self._stalled_since = now
+            if now - self._stalled_since < self._execution.settings.foreign_await_limit:
+                return False
+            # What was recorded there is not coming (the code has changed, or took another way): give up on that one.
             heapq.heappop(self._undelivered)
-        if (
-            not self._undelivered
-            or first <= self._undelivered[0]
-            or idle.nothing_moves(self._execution.writing)
-        ):
-            self._delivered.add(first)
             self._stalled_since = None
-            return True
-        now = self._loop.time()
-        if self._stalled_since is None:
-            self._stalled_since = now
-        if now - self._stalled_since < self._execution.settings.foreign_await_limit:
-            return False
-        # What was recorded there is not coming (the code has changed, or took another way): give up on that one.
-        heapq.heappop(self._undelivered)
-        self._stalled_since = None
-        return self._is_next(idle)
 
     def _is_moot(self, seq: int) -> bool:
         return seq in self._delivered or self._execution.records.is_unreachable(seq)
