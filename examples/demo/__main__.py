@@ -47,9 +47,12 @@ class Demo:
         self._database, self._notes, self._log = (
             folder / name for name in ("jobs.db", "bodies.jsonl", "worker.log")
         )
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in (self._notes, self._log, *folder.glob("jobs.db*")):
-            old.unlink(missing_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for old in (self._notes, self._log, *folder.glob("jobs.db*")):
+                old.unlink(missing_ok=True)
+        except OSError as error:
+            raise DemoError(f"the demo needs a folder for its files: {error}") from error
         self._began = time.monotonic()
 
     def run(self) -> bool:

@@ -1,4 +1,4 @@
-"""The README does what it says: its example, pasted as it is, is killed while it waits and goes on."""
+"""The README does what it says: its programs run as pasted, and the first is killed while it waits and goes on."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from typing import Any
 
 import pytest
 
-README = Path(__file__).parents[2] / "README.md"
-
-
-def example() -> str:
-    found = re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert found, "the README has no example"
-    return found.group(1)
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+PROGRAMS = [text for kind, text in BLOCKS if kind == "python"]
+PRINTED = [text for kind, text in BLOCKS if kind == ""]
+"""What the README shows as printed by each of its programs."""
 
 
 def runs(folder: Path) -> list[dict[str, Any]]:
@@ -28,11 +27,26 @@ def runs(folder: Path) -> list[dict[str, Any]]:
     return json.loads(result.stdout) if result.returncode == 0 else []
 
 
+def test_the_first_program_is_among_the_examples():
+    assert PROGRAMS[0] == (ROOT / "examples" / "hello.py").read_text()
+
+
+def test_the_second_program_prints_what_is_shown(tmp_path: Path):
+    (tmp_path / "app.py").write_text(PROGRAMS[1])
+
+    result = subprocess.run(
+        [sys.executable, "app.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+
+    assert len(PROGRAMS) == 2
+    assert (result.stdout, result.returncode) == (PRINTED[1], 0), result.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.kill
 @pytest.mark.timeout(120)
 def test_the_example_is_killed_while_it_waits_and_goes_on(tmp_path: Path):
-    (tmp_path / "app.py").write_text(example())
+    (tmp_path / "app.py").write_text(PROGRAMS[0])
     start = [sys.executable, "app.py"]
 
     with subprocess.Popen(start, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as first:
@@ -46,9 +60,12 @@ def test_the_example_is_killed_while_it_waits_and_goes_on(tmp_path: Path):
         before = first.stdout.read().decode().splitlines()
     second = subprocess.run(start, cwd=tmp_path, capture_output=True, text=True, timeout=60)
 
+    third = subprocess.run(start, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+
     assert sorted(before) == ["charging the card", "mailing ann@example.com", "packing"]
     assert second.stdout.splitlines() == [
         "mailing ann@example.com",
         "Completed {'receipt': 'receipt 1', 'packed': 2}",
     ], second.stderr
+    assert third.stdout == "Completed {'receipt': 'receipt 1', 'packed': 2}\n", third.stderr
     assert [(run["status"], run["executions"] >= 2) for run in runs(tmp_path)] == [("SUCCESS", True)]
