@@ -174,6 +174,10 @@ def _is_the_moment(runs: dict[str, Run], site: Site) -> bool:
     """Some tasks are recorded, /slow is under way, the flaky page has failed twice, two runs wait, the others ended."""
     if list(runs) != list(ENDS) or not site.slow_is_asked.is_set() or site.count("/flaky") < FLAKY_FAILURES:
         return False
+    if runs["plain"].status.is_terminal:
+        raise DemoError(
+            "this machine is too busy: a wait was over before the process could be killed; try again"
+        )
     ended = all(runs[name].status is ENDS[name] for name in ("gone", "typo", CANCELLED))
     waiting = all(runs[name].status is RunStatus.WAITING for name in ("plain", "flaky"))
     return ended and waiting and bool(runs["slow"].tasks)

@@ -31,7 +31,7 @@ class Site:
         visits: path and status of every request, in order; status None for the one that gets no answer.
         slow_is_asked: set when the first request for /slow has come. It is held, so that the process that asked can be
             killed meanwhile; later ones are answered after `SLOW_SECONDS`.
-        released: set it to let go of the held one.
+        released: set it to let go of the held one, and /flaky answer: it fails twice, and on a busy machine until then.
 
     Args:
         on_visit: called with the path and the status (None: held) of each request, from its thread.
@@ -70,7 +70,7 @@ class Site:
             time.sleep(SLOW_SECONDS)
         if path == "/gone":
             return 410, "This page was taken down for good."
-        if path == "/flaky" and self.count(path) < FLAKY_FAILURES:
+        if path == "/flaky" and (self.count(path) < FLAKY_FAILURES or not self.released.is_set()):
             return 503, "Not now."
         title, body = PAGES.get(path, ("", ""))
         return (200, _html(title, body)) if title else (404, "No such page.")

@@ -174,12 +174,13 @@ class RunTable:
         if not self._runs:
             yield Text("no runs", "dim")
             return
-        rows = [_table_row(run) for run in self._runs]
+        is_wide = options.max_width >= _WIDE
+        rows = [_table_row(run, is_wide) for run in self._runs]
         table = Table(box=None, pad_edge=False, header_style="dim")
         for title in ("run", "status", "created (UTC)"):  # never cut: ids are there to be copied
             table.add_column(title, no_wrap=True, min_width=max(len(row[title]) for row in rows))
         table.add_column("job", no_wrap=True, overflow="ellipsis")
-        if options.max_width >= _WIDE:
+        if is_wide:
             table.add_column("took", no_wrap=True, min_width=max(len(row["took"]) for row in rows))
             table.add_column("executions", no_wrap=True, min_width=len("executions"), justify="right")
             table.add_column("", no_wrap=True, overflow="ellipsis", ratio=1)
@@ -192,13 +193,13 @@ _WIDE = 110
 """Columns of a terminal from which a table of runs also has what is nice to know."""
 
 
-def _table_row(run: Run) -> dict[str, Text]:
+def _table_row(run: Run, is_wide: bool) -> dict[str, Text]:
     took = run.completed_at - run.started_at if run.started_at and run.completed_at else None
     return {
         "run": Text(run.id),
         "status": Text(run.status.label, RUN_STYLES[run.status]),
         "created (UTC)": Text(show_moment(run.created_at).removesuffix(" UTC")),
-        "job": Text(f"{plain(run.job_id)} {plain(run.job_version)}"),
+        "job": Text(plain(f"{run.job_id} {run.job_version}" if is_wide else run.job_id)),
         "took": Text("" if took is None else show_duration(took)),
         "executions": Text(str(run.executions)),
         "": Text(_remark(run).partition("\n")[0], "dim"),
