@@ -113,7 +113,8 @@ def make_task(key: str, **given: Any) -> TaskRecord:
 
 
 def perdure(*arguments: str | Path, **environment: str) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], env=environment)
+    wide = {"COLUMNS": None} | environment  # pytest-xdist sets it in its workers
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env=wide)
 
 
 # --- list ---------------------------------------------------------------------------------------------------------------

