@@ -17,6 +17,9 @@ whose changes are in one batch were concurrent, so any order is a legal history;
 A run is in exactly one place, by its status: QUEUED ↔ a row of the ready queue, EXECUTING ↔ a lease, WAITING ↔ a timer;
 PENDING and terminal runs are in none. Time is always an argument. Every call is scoped by the environment the store
 was opened for.
+
+What exists once per run or task has `gc=False`: it can't be part of a cycle, and collections (a fifth of the time of
+short runs) needn't look at it.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from perdure.schema.execution import Claim, EventRecord, LogRecord, TaskRecord
 from perdure.schema.runs import ErrorInfo, RunStatus
 
 
-class NewRun(Struct, kw_only=True):
+class NewRun(Struct, kw_only=True, gc=False):
     """A run to be created together with its event. `status` is PENDING or QUEUED (then it is put into the ready queue)."""
 
     id: str
@@ -42,7 +45,7 @@ class NewRun(Struct, kw_only=True):
     reason: str | None = None
 
 
-class RunRow(Struct, kw_only=True):
+class RunRow(Struct, kw_only=True, gc=False):
     """A run's record without its tasks. Instants in ms; `output` and `types` JSON text; see schema.runs.Run.
 
     Attributes:
@@ -95,7 +98,7 @@ class LeaseRow(Struct, kw_only=True):
 # --- changes and their results -----------------------------------------------------------------------------------------
 
 
-class IngestEvent(Struct, kw_only=True):
+class IngestEvent(Struct, kw_only=True, gc=False):
     """Store an event and the runs it causes, unless an event with its id exists. Result: Ingested."""
 
     event: EventRecord
@@ -103,7 +106,7 @@ class IngestEvent(Struct, kw_only=True):
     created_at: int
 
 
-class Ingested(Struct, kw_only=True):
+class Ingested(Struct, kw_only=True, gc=False):
     """The event and its runs as stored: `duplicate` if they are those of an earlier event with this id."""
 
     event: EventRecord
@@ -111,7 +114,7 @@ class Ingested(Struct, kw_only=True):
     duplicate: bool
 
 
-class RecordTasks(Struct, kw_only=True):
+class RecordTasks(Struct, kw_only=True, gc=False):
     """Write tasks and logs of an execution. Guard: the run is leased to this execution. Result: Applied or Refused.
 
     A task row is replaced as a whole, except that an absent output keeps the stored one and its types; `omitted` is not
@@ -124,7 +127,7 @@ class RecordTasks(Struct, kw_only=True):
     logs: Sequence[LogRecord] = ()
 
 
-class MoveRun(Struct, kw_only=True):
+class MoveRun(Struct, kw_only=True, gc=False):
     """Take a run from one status to another, with all that belongs to the move. Result: Applied or Refused.
 
     Guard: the run's status is `expected` and its latest execution is `execution`. Leaving a status removes the run from
@@ -196,7 +199,7 @@ class ClaimRuns(Struct, kw_only=True):
     output_bytes_max: int = 3_500_000
 
 
-class Applied(Struct):
+class Applied(Struct, gc=False):
     """The change took effect (or had already: a repeat)."""
 
 
@@ -212,7 +215,7 @@ class Renewed(Struct):
     count: int
 
 
-class Claimed(Struct):
+class Claimed(Struct, gc=False):
     """The claims, in the order of the queue."""
 
     claims: list[Claim]

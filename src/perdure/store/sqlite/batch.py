@@ -40,16 +40,29 @@ CLAIM_TOTAL_BYTES_MAX = 64_000_000  # outputs of one answer; what doesn't fit is
 
 def apply_changes(db: Statements, changes: Sequence[Change]) -> list[Result]:
     """Carry out the changes in the transaction that `db` is in; results in the same order."""
-    found: Found = []
-    found += _ingest(db, [(n, c) for n, c in enumerate(changes) if isinstance(c, IngestEvent)])
-    records = [(n, c) for n, c in enumerate(changes) if isinstance(c, RecordTasks)]
-    moves = [(n, c) for n, c in enumerate(changes) if isinstance(c, MoveRun)]
+    ingests: list[tuple[int, IngestEvent]] = []
+    records: list[tuple[int, RecordTasks]] = []
+    moves: list[tuple[int, MoveRun]] = []
+    renewals: list[tuple[int, RenewLeases]] = []
+    claims: list[tuple[int, ClaimRuns]] = []
+    for n, change in enumerate(changes):
+        match change:
+            case RecordTasks():
+                records.append((n, change))
+            case MoveRun():
+                moves.append((n, change))
+            case IngestEvent():
+                ingests.append((n, change))
+            case RenewLeases():
+                renewals.append((n, change))
+            case ClaimRuns():
+                claims.append((n, change))
+    found = dict(_ingest(db, ingests))
     if records or moves:
-        found += _record_and_move(db, records, moves)
-    found += _renew(db, [(n, c) for n, c in enumerate(changes) if isinstance(c, RenewLeases)])
-    found += [(n, _claim(db, c)) for n, c in enumerate(changes) if isinstance(c, ClaimRuns)]
-    found.sort(key=lambda pair: pair[0])
-    return [result for _, result in found]
+        found.update(_record_and_move(db, records, moves))
+    found.update(_renew(db, renewals))
+    found.update((n, _claim(db, change)) for n, change in claims)
+    return [found[n] for n in range(len(changes))]
 
 
 # --- events --------------------------------------------------------------------------------------------------------------
@@ -133,7 +146,11 @@ def _record_and_move(
     for wave in waves:
         _move(db, wave)
 
-    stray_records = [(n, change) for n, change in records if fences.get(change.run_id) != change.execution]
+    stray_records = (
+        [(n, change) for n, change in records if fences.get(change.run_id) != change.execution]
+        if len(held) < len(records)
+        else []
+    )
     if stray_records or stray_moves:
         found += _refuse(db, stray_records, stray_moves)
     return found
