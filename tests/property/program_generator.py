@@ -51,8 +51,8 @@ from .programs import (
 
 UNIT = 20.0
 SHORT = (0.0, 0.001, 0.02, 0.1)
-LONGEST = 20
-"""Powers of two there are for a program; it has less use for them."""
+POWERS = 11
+"""How many of them there are for a program: an engine that idles through a virtual day works for a real second."""
 MOMENTS = (0.0, 0.01, 0.02, 0.9, 1.0, 1.1, 3.0, 7.0)
 """Durations of programs of any order: they collide with each other and with the executor's own (lingering for 1 s)."""
 
@@ -64,11 +64,11 @@ def generate(seed: int) -> Program:
     """The program of this seed: of ten, seven async determined, two async of any order, one sync."""
     sync = seed % 10 == 9
     determined = seed % 10 not in (4, 8)
-    powers = [UNIT * 2**n for n in range(LONGEST)]
+    powers = [UNIT * 2**n for n in range(POWERS)]
     draft = _Writer(seed, powers, sync=sync, determined=determined)
     draft.program()
     # Once more, now with those powers that it uses in random order: the longest are as short as can be.
-    used = powers[: LONGEST - len(draft.stock)]
+    used = powers[: POWERS - len(draft.stock)]
     random.Random(seed).shuffle(used)
     return _Writer(seed, used + powers[len(used) :], sync=sync, determined=determined).program()
 

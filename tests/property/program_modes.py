@@ -10,6 +10,8 @@ import asyncio
 import random
 import tempfile
 from dataclasses import dataclass, replace
+from datetime import timedelta
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,9 @@ from .programs import Node, Program, Recorder, Task, describe, exact, run_progra
 EXECUTIONS_MAX = 400
 PATIENCE_SECONDS = 3_000
 """Virtual seconds which a program may take beyond all of its own long durations together."""
+
+EXECUTING_MAX = timedelta(minutes=10)
+"""More than all that a program does in memory; its long waits must put it down."""
 
 OWN_ERRORS = ("Boom", "KeyError", "Special", "ValueError", "TimeoutError", "ExceptionGroup")
 """What a program may fail with. Any other error is perdure's."""
@@ -52,14 +57,14 @@ class Observed:
         bodies: paths of all plain bodies that ever started.
         wrong: what may not be in any mode.
         repeated: bodies that started more than once though no process died.
-        commits: how many commits there were in the last process.
+        commits: numbers of the commits of the last process, but for those of an idle engine looking round.
     """
 
     outcome: str
     bodies: frozenset[str]
     wrong: tuple[str, ...] = ()
     repeated: tuple[str, ...] = ()
-    commits: int = 0
+    commits: tuple[int, ...] = ()
 
 
 def execute(program: Program, *, forced: bool = False, crashes: tuple[Crash, ...] = ()) -> Observed:
@@ -92,7 +97,7 @@ async def _execute(program: Program, url: str, *, forced: bool, crashes: tuple[C
         bodies=frozenset(log.paths),
         wrong=tuple(dict.fromkeys([*log.violations, *_problems(run, program)])),
         repeated=() if log.generation else tuple(sorted(body for body, n in log.starts.items() if n > 1)),
-        commits=life.commits,
+        commits=life.busy_commits(),
     )
 
 
@@ -104,7 +109,7 @@ class _Life:
         self._log = log
         self._crash = crash
         self._dead = asyncio.Event()
-        self.commits = 0
+        self._commits: list[float] = []
 
     async def live(self, url: str, **settings: Any) -> Run | None:
         """The run, once it has ended; None after a crash."""
@@ -139,18 +144,20 @@ class _Life:
             return run
 
     def _on_commit(self, moment: str) -> None:
-        self.commits += moment == "before"
-        crash = self._crash
-        if (
-            crash is not None
-            and moment == crash.moment
-            and self.commits == crash.nth
-            and not self._dead.is_set()
-        ):
+        if moment == "before":
+            self._commits.append(asyncio.get_running_loop().time())
+        if self._crash == Crash(moment, len(self._commits)) and not self._dead.is_set():
             self._log.crashed()
             self._dead.set()
         if self._dead.is_set():
             raise Died
+
+    def busy_commits(self) -> tuple[int, ...]:
+        """Numbers of the commits that have another one close by."""
+        times = [-inf, *self._commits, inf]
+        return tuple(
+            n for n in range(1, len(times) - 1) if min(times[n] - times[n - 1], times[n + 1] - times[n]) < 5
+        )
 
     def _client(self) -> Client:
         client = Client(id="programs")
@@ -198,6 +205,10 @@ def _problems(run: Run, program: Program) -> list[str]:
         found.append(f"the run is {run.status.name}: {run.error} {run.reason}")
         if not run.status.is_terminal:
             return found
+    if run.execution_duration > EXECUTING_MAX:
+        found.append(
+            f"stayed in memory for {run.execution_duration} in all, though it had nothing to do but wait"
+        )
     open_tasks = [task for task in run.tasks if task.status not in _ENDED]
     found += [f"task {task.key} is left {task.status.name} though the run has ended" for task in open_tasks]
     return found
@@ -292,14 +303,15 @@ def disagreements(program: Program, seed: int) -> list[Disagreement]:
     return found
 
 
-def crash_plans(seed: int, commits: int) -> list[tuple[Crash, ...]]:
-    """Two sets of crashes, at commits such as a normal execution has."""
+def crash_plans(seed: int, commits: tuple[int, ...]) -> list[tuple[Crash, ...]]:
+    """Two sets of crashes. The first crash of each is at one of `commits`, those of a normal execution."""
     chance = random.Random(seed)
 
-    def crash() -> Crash:
-        return Crash(chance.choice(("before", "after")), chance.randint(1, max(1, commits - 1)))
+    def crashes(count: int) -> tuple[Crash, ...]:
+        numbers = [chance.choice(commits), *(chance.randint(1, 12) for _ in range(count - 1))]
+        return tuple(Crash(chance.choice(("before", "after")), n) for n in numbers)
 
-    return [(crash(),), tuple(crash() for _ in range(chance.randint(2, 4)))]
+    return [crashes(1), crashes(chance.randint(2, 4))]
 
 
 def report(seed: int) -> str | None:

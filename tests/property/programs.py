@@ -16,6 +16,7 @@ it the first time: an execution that decides otherwise has been caught.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence as SequenceOf
 from dataclasses import dataclass, field
@@ -339,7 +340,8 @@ class Task(Node):
         attempt = at.log.current_task().attempts
         if at.generation != at.log.generation:
             return attempt
-        if at.io.is_unwinding:
+        if at.io.is_unwinding and threading.current_thread() is threading.main_thread():
+            # (in another thread the execution may end between the start of the body and this line)
             at.log.violations.append(f"the body of {at.path} started while its execution was unwinding")
         if self.nested is None:
             at.log.started(at.path, attempt)
