@@ -21,7 +21,9 @@ from perdure.testing.virtual_clock import VirtualClock, VirtualTimeLoop
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "real_time: runs in an ordinary event loop, in which time passes by itself")
+    config.addinivalue_line(
+        "markers", "real_time: runs in an ordinary event loop, in which time passes by itself"
+    )
 
 
 def pytest_asyncio_loop_factories(
@@ -56,9 +58,9 @@ class App:
 
     def define(self, run: Callable[..., Any], **options: Any) -> Job[Any, Any]:
         """A job named as the function, started by the event of that name."""
-        id = options.pop("id", run.__name__)
-        options.setdefault("trigger", event_trigger(name=id))
-        return self.client.define_job(id=id, run=run, **options)
+        job_id = options.pop("id", run.__name__)
+        options.setdefault("trigger", event_trigger(name=job_id))
+        return self.client.define_job(id=job_id, run=run, **options)
 
     def embedded(self, **settings: Any) -> AbstractAsyncContextManager[Any]:
         if not self._real_time:
@@ -115,4 +117,6 @@ class App:
 @pytest.fixture
 def app(tmp_path: Path, request: pytest.FixtureRequest) -> App:
     """An application on a file of its own."""
-    return App(f"sqlite:///{tmp_path}/jobs.db", real_time=request.node.get_closest_marker("real_time") is not None)
+    return App(
+        f"sqlite:///{tmp_path}/jobs.db", real_time=request.node.get_closest_marker("real_time") is not None
+    )

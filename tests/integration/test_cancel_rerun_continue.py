@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
 
 from perdure import ConflictError, NotFoundError, RunStatus, TaskError, TaskStatus
-
 
 # --- cancel ----------------------------------------------------------------------------------------------------------------
 
@@ -125,7 +125,7 @@ async def test_cancelling_a_finished_run_is_a_conflict(app):
     app.define(job)
     async with app.embedded():
         run = await app.end_of(await app.start("job"))
-        with pytest.raises(ConflictError, match="COMPLETED|Completed"):
+        with pytest.raises(ConflictError, match=r"COMPLETED|Completed"):
             await app.client.cancel_run(run.id)
 
 
@@ -163,7 +163,7 @@ async def test_many_cancellations_race_with_the_end(app):
 
         told = await asyncio.gather(*(cancel(n) for n in range(50)))
         await asyncio.sleep(10)
-        statuses = [(await app.look(id)).status for id in started]
+        statuses = [(await app.look(run_id)).status for run_id in started]
 
     assert told == statuses
 
@@ -271,10 +271,8 @@ async def test_continue_keeps_failures_that_the_code_had_handled(app):
     broken = [True]
 
     async def job(payload, io, ctx):
-        try:
+        with suppress(TaskError):
             await io.run_task("handled", lambda: app.done.append("handled") or 1 / 0)
-        except TaskError:
-            pass
         return await io.run_task("repaired", fails_while, broken)
 
     app.define(job)

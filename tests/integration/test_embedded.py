@@ -9,7 +9,15 @@ import sys
 
 import pytest
 
-from perdure import Client, ConfigurationError, ConflictError, RunStatus, StoreInUseError, TaskStatus, UsageError
+from perdure import (
+    Client,
+    ConfigurationError,
+    ConflictError,
+    RunStatus,
+    StoreInUseError,
+    TaskStatus,
+    UsageError,
+)
 
 
 async def test_leaving_lets_bodies_finish_within_the_grace_period(app):
@@ -70,7 +78,7 @@ async def test_leaving_claims_nothing_more(app):
         await app.reached(lambda: app.done)
     assert app.done == ["began", "ended"]
     async with app.embedded():
-        runs = [await app.end_of(id) for id in started]
+        runs = [await app.end_of(run_id) for run_id in started]
 
     assert all(run.status is RunStatus.COMPLETED for run in runs)
     assert app.done.count("began") == 3
@@ -169,7 +177,7 @@ async def test_crash_at_a_commit_neither_loses_nor_repeats(app, moment, nth):
         assert dying.is_set()
     recorded = []
     async with app.embedded():
-        recorded = [entry for id in acknowledged for entry in completed_keys(await app.look(id))]
+        recorded = [entry for run_id in acknowledged for entry in completed_keys(await app.look(run_id))]
         bodies_before = list(app.done)
         event = await app.client.send_event("job", id="event")
         run = await app.end_of(event.runs[0].id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
@@ -64,7 +65,16 @@ async def test_original_exception_is_the_cause_on_the_first_run_only(app):
 
 
 async def test_matches_tells_classes_bases_and_names(app):
-    kinds = (CardError, PaymentError, Exception, "CardError", "PaymentError", ValueError, "ValueError", KeyError)
+    kinds = (
+        CardError,
+        PaymentError,
+        Exception,
+        "CardError",
+        "PaymentError",
+        ValueError,
+        "ValueError",
+        KeyError,
+    )
 
     async def job(payload, io, ctx):
         try:
@@ -356,10 +366,8 @@ async def test_retry_only_for_some_errors(app):
             raise error
 
         for error in (OSError(), ConnectionError(), CardError(1), PaymentError(1), ValueError()):
-            try:
+            with suppress(TaskError):
                 await io.run_task(type(error).__name__, attempt_with, error, retry=only)
-            except TaskError:
-                pass
 
     await app.run(job)
 
@@ -494,10 +502,10 @@ async def test_replaced_error_decides_about_the_retry(app):
 
 async def test_on_error_is_not_called_on_replay(app):
     async def job(payload, io, ctx):
-        try:
-            await io.run_task("task", fail_with, ValueError(), on_error=lambda e, t: app.done.append("handler"))
-        except TaskError:
-            pass
+        with suppress(TaskError):
+            await io.run_task(
+                "task", fail_with, ValueError(), on_error=lambda e, t: app.done.append("handler")
+            )
         await io.wait("pause", 3600)
 
     await app.run(job)

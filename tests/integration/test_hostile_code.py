@@ -135,18 +135,19 @@ async def test_run_function_that_spins_through_a_million_turns_does_not_stop_oth
 @pytest.mark.real_time
 async def test_blocked_loop_has_a_line_in_the_log_of_the_run_with_the_place(app, caplog):
     async def job(payload, io, ctx):
-        await io.run_task("before", lambda: None)
-        block_the_loop()
+        block_the_loop(until=lambda: "block_the_loop" in caplog.text)
+        await io.run_task("after", lambda: None)
 
     with caplog.at_level(logging.WARNING, "perdure"):
         run = await app.run(job, watch_loop=True)
 
-    lines = [line.message for line in run.logs]
-    assert any("block_the_loop" in line for line in lines), (lines, caplog.text)
+    assert any("block_the_loop" in line.message for line in run.logs), caplog.text
 
 
-def block_the_loop():
-    time.sleep(1.5)
+def block_the_loop(until):
+    deadline = time.monotonic() + 20
+    while not until() and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 async def test_run_function_that_deletes_its_frame_references_survives_garbage_collection(app):

@@ -1,5 +1,8 @@
 """`io.logger`: lines in the log of a run, once each."""
 
+# It isn't the logger of `logging`.
+# ruff: noqa: G004, G010, PLE1205
+
 from __future__ import annotations
 
 import asyncio

@@ -59,7 +59,7 @@ async def test_innocent_runs_beside_a_deadly_one_complete(app):
 
     run = await live_until_ended(app, also)
     async with app.embedded():
-        outputs = [(await app.end_of(id)).output for id in others]
+        outputs = [(await app.end_of(run_id)).output for run_id in others]
 
     assert run.status is RunStatus.FAILED
     assert outputs == ["end"] * 3

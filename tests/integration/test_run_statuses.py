@@ -156,6 +156,7 @@ async def test_continued_from(app, status):
         if status is S.FAILED:
             raise ValueError
         await io.run_task("hold", asyncio.sleep, 100)
+        return None
 
     app.define(job, max_duration=50)
     async with app.embedded():
@@ -173,7 +174,9 @@ async def test_continued_from(app, status):
     assert run.error is None
 
 
-@pytest.mark.parametrize("status", [S.COMPLETED, S.INVALID_PAYLOAD, S.EXECUTING, S.QUEUED], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "status", [S.COMPLETED, S.INVALID_PAYLOAD, S.EXECUTING, S.QUEUED], ids=lambda s: s.name
+)
 async def test_not_continued_from(app, status):
     started, process = await run_in(app, status)
     async with process as client:
@@ -277,7 +280,11 @@ async def run_in(app, status):
         await io.run_task("hold", asyncio.sleep, 100_000)
 
     schema = int if status is S.INVALID_PAYLOAD else None
-    app.define(job, trigger=event_trigger(name="job", schema=schema), max_duration=50 if status is S.TIMED_OUT else None)
+    app.define(
+        job,
+        trigger=event_trigger(name="job", schema=schema),
+        max_duration=50 if status is S.TIMED_OUT else None,
+    )
     app.define(holds)
     process = Process(app)
     await process.enter(max_executions=1, grace=0)

@@ -147,7 +147,9 @@ async def test_key_is_scoped_to_its_parent(app):
 
 async def test_key_may_be_a_list_of_json_parts(app):
     async def job(payload, io, ctx):
-        return [await io.run_task(["fetch", number, {"page": None}], lambda n=number: n) for number in range(3)]
+        return [
+            await io.run_task(["fetch", number, {"page": None}], lambda n=number: n) for number in range(3)
+        ]
 
     run = await app.run(job, force_replay=True)
 
@@ -409,7 +411,9 @@ async def test_plain_output_has_the_same_value_and_type_on_first_run_and_on_repl
         pytest.param(Colour, Colour.RED, id="enum"),
     ],
 )
-async def test_annotated_output_has_the_same_value_and_type_on_first_run_and_on_replay(app, annotation, value):
+async def test_annotated_output_has_the_same_value_and_type_on_first_run_and_on_replay(
+    app, annotation, value
+):
     seen = []
 
     async def job(payload, io, ctx):
@@ -480,7 +484,7 @@ async def test_bad_output_of_one_run_does_not_disturb_others(app):
     app.define(good)
     async with app.embedded():
         started = await asyncio.gather(*(app.start(name) for name in ["good", "bad"] * 10))
-        runs = [await app.end_of(id) for id in started]
+        runs = [await app.end_of(run_id) for run_id in started]
 
     assert [run.status for run in runs] == [RunStatus.COMPLETED, RunStatus.FAILED] * 10
 

@@ -77,7 +77,7 @@ async def test_waiting_runs_hold_no_threads(app):
     app.define(job)
     async with app.embedded(threads=2):
         started = [await app.start("job") for _ in range(10)]
-        runs = [await app.end_of(id) for id in started]
+        runs = [await app.end_of(run_id) for run_id in started]
 
     assert [run.output for run in runs] == ["end"] * 10
 
@@ -385,6 +385,6 @@ async def test_many_sync_runs_side_by_side(app):
     app.define(job)
     async with app.embedded(threads=4):
         started = await asyncio.gather(*(app.start("job", n) for n in range(40)))
-        outputs = [(await app.end_of(id)).output for id in started]
+        outputs = [(await app.end_of(run_id)).output for run_id in started]
 
     assert outputs == list(range(40))
