@@ -19,7 +19,6 @@ from perdure.engine.store import Ingested, RunFilter, RunRow
 from perdure.engine.views import to_event, to_run
 from perdure.errors import ConfigurationError, StoreBrokenError, UsageError
 from perdure.ids import Ids
-from perdure.limits import Limits
 from perdure.schema.execution import EventRecord
 from perdure.schema.runs import Event, Run, RunStatus
 from perdure.sdk.client import Client
@@ -48,7 +47,6 @@ class Embedded:
         grace: how long leaving waits for bodies, timedelta or seconds.
         linger: a run whose next wake-up is at most this many seconds away stays in memory.
         foreign_await_limit: seconds that an await outside a task may keep a waiting run in memory.
-        limits: how large things may be.
         force_replay: execute every run again after each of its tasks, to test that it replays well.
         lease_seconds: how long a run may be without news from its execution.
         clock, random, on_commit, watch_loop, inline: for tests: injected time and chance; a hook around every commit;
@@ -70,7 +68,6 @@ class Embedded:
         grace: timedelta | float = 10,
         linger: float = 1.0,
         foreign_await_limit: float = 60.0,
-        limits: Limits | None = None,
         force_replay: bool = False,
         lease_seconds: float = 30.0,
         clock: Clock | None = None,
@@ -96,7 +93,7 @@ class Embedded:
             linger=linger,
             foreign_await_limit=foreign_await_limit,
             force_replay=force_replay,
-            limits=limits or client.limits,
+            limits=client.limits,
         )
         self._engine: Engine | None = None
         self._crashed = False
@@ -117,6 +114,7 @@ class Embedded:
                 owner=owner,
                 random=self._random,
                 lease_seconds=self._lease_seconds,
+                claim_bytes_max=client.limits.claim_bytes_max,
                 jobs=[job_spec(job) for job in client.jobs.values()],
                 on_broken=self._broken,
             )

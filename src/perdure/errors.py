@@ -187,8 +187,9 @@ class StoreInUseError(PerdureError):
 
     def __init__(self, *, path: str, owner: str) -> None:
         super().__init__(
-            f"{path} is in use by {owner}; a SQLite file belongs to one process. Stop that process, use PostgreSQL "
-            "(any number of processes share it), or run `perdure server` and connect to it",
+            f"{path} is in use by {owner}; a SQLite file belongs to one process. Stop that process, or give this one a "
+            "file of its own. To share runs among processes there will be PostgreSQL (any number of them use it) and "
+            "`perdure server` (they connect to it), in later releases",
             path=path,
             owner=owner,
         )

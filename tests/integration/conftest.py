@@ -94,6 +94,7 @@ class App:
         **settings: Any,
     ) -> Run:
         """Define a job (with `options`), start the engine (with `settings`), run it once, to its end."""
+        self.client.limits = settings.pop("limits", self.client.limits)
         job = self.define(fn, **(options or {}))
         async with self.embedded(**settings):
             return await self.end_of(await self.start(job, payload), within)

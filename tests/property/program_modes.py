@@ -237,7 +237,7 @@ def execute_directly(program: Program, *, noise: int = 0) -> Observed:
         try:
             output = await asyncio.create_task(direct_io.run_directly(job, delay))
             outcome = exact((RunStatus.COMPLETED.name, output, None))
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             name, *rest = describe(error)
             outcome = exact((RunStatus.FAILED.name, name, rest))
         return Observed(outcome=outcome, bodies=frozenset(log.paths), wrong=tuple(log.violations))

@@ -667,10 +667,17 @@ class Group(Node):
     catch: bool = False
 
     async def run(self, at: Frame) -> Any:
+        this = asyncio.current_task()
+        assert this is not None
+        cancelling = this.cancelling()
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(branch.run(at)) for branch in self.branches]
         except BaseExceptionGroup as error:
+            # Before CPython 3.13 a group that failed leaves its own request for cancellation behind, which keeps every
+            # asyncio.timeout around it from knowing its own (github.com/python/cpython/issues/116720).
+            while this.cancelling() > cancelling:
+                this.uncancel()
             if not self.catch:
                 raise
             return ["group failed", describe(error)]

@@ -90,6 +90,7 @@ class Engine:
         lease_seconds: float = 30.0,
         jobs: Iterable[JobSpec] = (),
         exclusive: bool = True,
+        claim_bytes_max: int = core.CLAIM_BYTES_MAX,
         on_broken: Callable[[BaseException], None] | None = None,
     ) -> None:
         """Make an engine; `start` begins its work.
@@ -102,6 +103,7 @@ class Engine:
             random: spreads the loops of several nodes.
             lease_seconds: how long a run may be without news from its execution.
             jobs: which events cause which runs; more by `register`.
+            claim_bytes_max: outputs that come along with a run that is claimed; larger ones are fetched when asked for.
             exclusive: nobody else uses the store: `start` takes up at once what is leased.
             on_broken: called once if the store breaks; the engine has stopped then.
         """
@@ -110,6 +112,7 @@ class Engine:
         self.ids = ids
         self.owner = owner
         self.lease_ms = int(lease_seconds * 1000)
+        self.claim_bytes_max = claim_bytes_max
         self.jobs: dict[str, JobSpec] = {}
         self.executing: dict[str, tuple[int, int]] = {}
         self.is_running = False

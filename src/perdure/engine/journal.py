@@ -144,7 +144,9 @@ class EngineSource:
             return
         self._may_have_runs = False
         now = engine.clock.now()
-        self._under_way = engine.submit(core.claim(engine.owner, limit, now, engine.lease_ms))
+        self._under_way = engine.submit(
+            core.claim(engine.owner, limit, now, engine.lease_ms, engine.claim_bytes_max)
+        )
         self._under_way.add_done_callback(lambda future: self._claimed(future, limit, now))
 
     def _claimed(self, future: asyncio.Future[Result], limit: int, now: int) -> None:

@@ -11,7 +11,7 @@ CallSite: TypeAlias = tuple[str, int, str]
 
 def call_site() -> CallSite:
     """File, line and function of the code that called io."""
-    frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
+    frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
     while frame.f_back is not None and frame.f_globals.get("__package__", "") == __package__:
         frame = frame.f_back
     return (frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)

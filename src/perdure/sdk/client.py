@@ -15,7 +15,7 @@ from perdure.clock import SystemClock, system_random
 from perdure.durations import to_instant_ms, to_ms
 from perdure.errors import ConfigurationError, ConflictError, LimitExceededError, NotFoundError, UsageError
 from perdure.ids import Ids
-from perdure.limits import Limits
+from perdure.limits import DEFAULT_LIMITS, Limits
 from perdure.schema.execution import EventRecord
 from perdure.schema.runs import Event, Run, RunStatus
 
@@ -67,10 +67,17 @@ class Client:
         id: names the application; stays the same over releases.
         api_url, api_key: where the platform is and how to get in; else PERDURE_API_URL and PERDURE_API_KEY.
         log_level: of jobs that set none: log < error < warn < info < debug.
+        limits: how large things may be.
     """
 
     def __init__(
-        self, id: str, *, api_url: str | None = None, api_key: str | None = None, log_level: str = "info"
+        self,
+        id: str,
+        *,
+        api_url: str | None = None,
+        api_key: str | None = None,
+        log_level: str = "info",
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         if not id:
             raise UsageError("a client needs an id: Client(id='my-app')")
@@ -79,8 +86,9 @@ class Client:
         self.api_key = api_key or os.environ.get("PERDURE_API_KEY")
         self.log_level = log_level
         self.jobs: dict[str, Job[Any, Any]] = {}
-        self.limits = Limits()
+        self.limits = limits
         self._platform: Platform | None = None
+        self._pid = os.getpid()
         self._clock = SystemClock()
         self._ids = Ids(self._clock, system_random())
 
@@ -199,9 +207,21 @@ class Client:
                 f"client {self.id!r} is already running embedded; leave that before entering it again"
             )
         self._platform = platform
+        self._pid = os.getpid()
 
     @property
     def platform(self) -> Platform:
+        """What the client is connected to.
+
+        Raises:
+            ConfigurationError: nothing.
+            UsageError: it was, in the process that this one was forked from.
+        """
+        if self._platform is not None and self._pid != os.getpid():
+            raise UsageError(
+                f"client {self.id!r} runs embedded in process {self._pid}, and this one was forked from it: an engine and "
+                "its file belong to one process. Open `client.embedded(...)` after forking, on a file of its own"
+            )
         if self._platform is None:
             raise ConfigurationError(
                 f"client {self.id!r} isn't connected to anything. Either run embedded: `async with "
@@ -303,7 +323,7 @@ class Client:
         if context is None:
             return None
         limit = self.limits.context_bytes_max
-        return to_json(context, where=f"context of {where}", limit=limit, setting="context_bytes_max")
+        return to_json(context, where=f"context of {where}", limit=limit, setting="limits.context_bytes_max")
 
     async def get_event(self, id: str) -> Event | None:
         """An event with the runs it caused; None if there is none of that id."""
@@ -390,7 +410,7 @@ def _check_text(text: Any, what: str, chars_max: int) -> None:
         raise UsageError(f"{what} must be a string, not a {type(text).__name__}")
     if len(text) > chars_max:
         raise LimitExceededError(
-            what=f"the length of {what}", size=len(text), limit=chars_max, setting="name_chars_max"
+            what=f"the length of {what}", size=len(text), limit=chars_max, setting="limits.name_chars_max"
         )
     if "\x00" in text or not _is_unicode(text):
         raise UsageError(f"{what} holds a NUL or a lone surrogate, which can't be stored; remove it")

@@ -13,18 +13,25 @@ from perdure.schema.execution import Claim
 
 
 class RunContext(Struct, frozen=True, kw_only=True):
-    """The run. `execution`: 1, 2, 3 ..., this one; `started_at`: when the first began."""
+    """The run.
+
+    Attributes:
+        execution: 1, 2, 3 ...: this one. Every resumption is one.
+        attempt: 1, and one more for each time that the job's `retry` has tried the run again.
+        started_at: when the first execution began.
+    """
 
     id: str
     execution: int
+    attempt: int = 1
     started_at: datetime
     is_test: bool = False
     priority: int = 0
 
     @property
     def is_retry(self) -> bool:
-        """Whether the run was executed before (resumed, retried or continued)."""
-        return self.execution > 1
+        """Whether the run failed before and is tried again."""
+        return self.attempt > 1
 
 
 class JobContext(Struct, frozen=True, kw_only=True):
@@ -68,6 +75,7 @@ def context_of(claim: Claim, environment: EnvironmentContext) -> Context:
         run=RunContext(
             id=claim.run_id,
             execution=claim.execution,
+            attempt=claim.failures + 1,
             started_at=to_datetime(claim.started_at),
             is_test=event.is_test,
             priority=claim.priority,

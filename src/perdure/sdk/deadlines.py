@@ -11,6 +11,7 @@ from perdure.durations import to_ms
 from perdure.schema.runs import TaskStatus
 
 from .branches import outside_run
+from .call_sites import CallSite
 from .keys import Key
 from .operation import TaskOptions
 
@@ -75,17 +76,19 @@ class Deadline:
 class DurableTimeout:
     """`async with io.timeout(key, duration)`. See IO.timeout."""
 
-    def __init__(self, execution: Execution, key: Key, duration: timedelta | float) -> None:
+    def __init__(self, execution: Execution, site: CallSite, key: Key, duration: timedelta | float) -> None:
         self._execution = execution
+        self._site = site
         self._key = key
         self._duration = duration
 
     async def __aenter__(self) -> Self:
         execution = self._execution
         scope = execution.enter()
+        execution.awaited(self._site)
         options = TaskOptions(icon="clock", params={"seconds": to_ms(self._duration, "io.timeout") / 1000})
         self._operation = operation = execution.open(
-            self._key, "timeout", options, scope, execution.current_branch(scope)
+            self._key, "timeout", options, scope, execution.current_branch(scope), self._site
         )
         record = operation.record
         if record.due_at is None:

@@ -111,6 +111,7 @@ class Execution:
         self._flush_timer: asyncio.TimerHandle | None = None
         self._limit_timer: asyncio.TimerHandle | None = None
         self.refusals = 0
+        self._unawaited: dict[int, CallSite] = {}
         self._timers_max = 64
         self._nobody_since: int | None = None
         self._finishing = False
@@ -121,7 +122,7 @@ class Execution:
 
     def start(self, main: Callable[[], Any], context: Context) -> None:
         """Run `main()` (a coroutine) as the run's first branch. Its `context` already carries `root` as its scope."""
-        self._main = self.loop.create_task(main(), context=context)
+        self._main = self.loop.create_task(self._run(main), context=context)
         if self._main not in self.branches:
             self.add_branch(self._main, self.root)
         self._main.add_done_callback(self._main_done, context=self.outside)
@@ -197,6 +198,15 @@ class Execution:
         """Whether the caller isn't on the event loop."""
         return get_ident() != self._thread
 
+    def called(self) -> CallSite:
+        """Note an io call of an async run, and where it was made; `awaited` has to follow."""
+        site = call_site()
+        self._unawaited[id(site)] = site
+        return site
+
+    def awaited(self, site: CallSite) -> None:
+        self._unawaited.pop(id(site), None)
+
     def check(self) -> None:
         """Raise the Signal if the execution has ended."""
         if self.outcome is not None:
@@ -227,17 +237,17 @@ class Execution:
         options: TaskOptions,
         scope: Scope,
         branch: Branch | None,
-        site: CallSite | None = None,
+        site: CallSite,
     ) -> Operation:
-        """Find or make the record of the task `key` of `scope`; `site` is where it was asked for (None: find out).
+        """Find or make the record of the task `key` of `scope`, asked for at `site`.
 
         Raises:
             DuplicateKeyError: the key was used before in this scope.
             LimitExceededError: the run has too many tasks.
         """
         records = self.records
-        idempotency = idempotency_key(self.claim.run_id, scope.parent_id, key)
-        site = site or call_site()
+        limits = self.settings.limits
+        idempotency = idempotency_key(self.claim.run_id, scope.parent_id, key, chars_max=limits.key_chars_max)
         if (first := scope.seen.setdefault(idempotency, site)) is not site:
             raise DuplicateKeyError(key=display_key(key), first=at(first), second=at(site))
         record = records.find(task_id(idempotency))
@@ -248,8 +258,13 @@ class Execution:
                 key=shown,
                 name=name or shown,
                 parent_id=scope.parent_id,
-                details=None if options.is_plain else options.details(f"task {shown!r}"),
+                details=None if options.is_plain else options.details(f"task {shown!r}", limits),
             )
+            if len(records) == limits.tasks_per_run_warn:
+                self.warn(
+                    f"the run has {len(records):,} tasks: every resumption goes through all of them. Divide the work "
+                    f"among several runs (past {limits.tasks_per_run_max:,} it fails)"
+                )
         return Operation(record, scope, branch)
 
     def is_settled(self, record: TaskRecord) -> bool:
@@ -452,12 +467,21 @@ class Execution:
         await unwinding.cancel_and_wait(tasks, self._alone, self.settings.unwind_limit)
         self.end(self._outcome_of(main))
 
+    async def _run(self, main: Callable[[], Any]) -> Any:
+        try:
+            return await main()
+        except SystemExit as stop:  # asyncio would let it end the whole process
+            return _Exit(stop)
+
     def _outcome_of(self, main: asyncio.Task[Any]) -> Completed | Failed:
         if main.cancelled():
             return self.failed(asyncio.CancelledError("the run function was cancelled by its own code"))
         if (error := main.exception()) is not None:
             return self.failed(error)
-        return self.completion(main.result())
+        for site in self._unawaited.values():
+            self.warn(f"the io call at {at(site)} was never awaited, so it did nothing: write `await`")
+        value = main.result()
+        return self.failed(value.error) if isinstance(value, _Exit) else self.completion(value)
 
     def failed(self, error: BaseException) -> Failed:
         """The outcome of a run function that `error` left; the job's `retry` may give it another execution."""
@@ -508,6 +532,13 @@ class Execution:
 
     def _finish(self) -> None:
         self._on_finished(self)
+
+
+class _Exit:
+    """What a run function that raised SystemExit gives."""
+
+    def __init__(self, error: SystemExit) -> None:
+        self.error = error
 
 
 def _nobody(_: Execution) -> None:

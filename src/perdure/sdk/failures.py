@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import cast
 
 from perdure.errors import NonDeterminismError, TaskError, UsageError, qualified_name
+from perdure.limits import Limits
 from perdure.schema.runs import ErrorInfo
-
-STACK_CHARS_MAX = 20_000
 
 _OWN_FOLDER = str(Path(__file__).parent)
 
 
-def describe_error(error: BaseException, task_id: str | None = None) -> ErrorInfo:
+def describe_error(error: BaseException, limits: Limits, task_id: str | None = None) -> ErrorInfo:
     """An exception as stored. One that came from a nested task keeps that task's error and id."""
     if isinstance(error, TaskError):
         return ErrorInfo(
@@ -27,8 +26,8 @@ def describe_error(error: BaseException, task_id: str | None = None) -> ErrorInf
         )
     return ErrorInfo(
         name=type(error).__name__,
-        message=_message_of(error),
-        stack=_stack_of(error),
+        message=_cut(_message_of(error), limits.error_chars_max),
+        stack=_cut(_stack_of(error), limits.error_chars_max),
         types=[qualified_name(cls) for cls in type(error).__mro__ if issubclass(cls, BaseException)],
         task_id=task_id,
     )
@@ -49,7 +48,15 @@ def _stack_of(error: BaseException) -> str:
         text = "".join(trace.format())
     except Exception:  # noqa: BLE001 - formatting calls the user's __str__ and __repr__
         text = "".join(traceback.format_tb(error.__traceback__))
-    return _storable(text if len(text) <= STACK_CHARS_MAX else "...\n" + text[-STACK_CHARS_MAX:])
+    return _storable(text)
+
+
+def _cut(text: str, chars_max: int) -> str:
+    """`text`, without its middle if it is too long."""
+    if len(text) <= chars_max:
+        return text
+    half = chars_max // 2
+    return f"{text[:half]}\n... ({len(text) - 2 * half:,} characters left out) ...\n{text[-half:]}"
 
 
 def _leave_out_own_frames(trace: traceback.TracebackException, seen: set[int]) -> None:

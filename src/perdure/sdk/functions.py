@@ -118,7 +118,8 @@ def make_options(given: dict[str, Any]) -> TaskOptions:
     unknown = given.keys() - set(TaskOptions.__struct_fields__)
     if unknown:
         raise UsageError(
-            f"unknown task option {min(unknown)!r}; there are {', '.join(TaskOptions.__struct_fields__)}"
+            f"unknown task option {min(unknown)!r}; there are {', '.join(TaskOptions.__struct_fields__)}. Keyword "
+            "arguments for the function itself go through functools.partial(fn, name=value)"
         )
     return TaskOptions(**given)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid as uuid_module
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -48,7 +48,7 @@ class IO:
         return self._execution.outcome is not None
 
     @overload
-    async def run_task(
+    def run_task(
         self,
         key: Key,
         fn: Callable[..., Awaitable[T]],
@@ -65,9 +65,9 @@ class IO:
         delay_until: datetime | None = None,
         on_error: ErrorHandler | None = None,
         output: Any = None,
-    ) -> T: ...
+    ) -> Coroutine[Any, Any, T]: ...
     @overload
-    async def run_task(
+    def run_task(
         self,
         key: Key,
         fn: Callable[..., T],
@@ -84,8 +84,10 @@ class IO:
         delay_until: datetime | None = None,
         on_error: ErrorHandler | None = None,
         output: Any = None,
-    ) -> T: ...
-    async def run_task(self, key: Key, fn: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    ) -> Coroutine[Any, Any, T]: ...
+    def run_task(
+        self, key: Key, fn: Callable[..., Any], *args: Any, **options: Any
+    ) -> Coroutine[Any, Any, Any]:
         """Run `fn(*args)` once and remember its output; a replay returns it without running `fn`.
 
         What is returned is what a replay returns, from the first run on. Plain values keep their types (tuples, sets,
@@ -114,54 +116,68 @@ class IO:
         given = (
             {option: value for option, value in options.items() if value is not None} if options else options
         )
-        return await perform.run_task(self._execution, key, fn, args, given)
+        return perform.run_task(self._execution, self._execution.called(), key, fn, args, given)
 
-    async def wait(self, key: Key, duration: Duration) -> None:
+    def wait(self, key: Key, duration: Duration) -> Coroutine[Any, Any, None]:
         """Wait for a timedelta or a number of seconds. Beyond a second the run holds no memory, slot or worker."""
         length = to_ms(duration, f"io.wait({key!r})")
         options = wait_options(seconds=length / 1000)
-        await perform.wait(self._execution, key, lambda now: now + length, "wait", options)
+        return perform.wait(
+            self._execution, self._execution.called(), key, lambda now: now + length, "wait", options
+        )
 
-    async def wait_until(self, key: Key, moment: datetime) -> None:
+    def wait_until(self, key: Key, moment: datetime) -> Coroutine[Any, Any, None]:
         """Wait until an aware datetime; at once if it is past."""
         instant = to_instant_ms(moment, f"io.wait_until({key!r})")
         options = wait_options(until=to_datetime(instant))
-        await perform.wait(self._execution, key, lambda _: instant, "wait until", options)
+        return perform.wait(
+            self._execution, self._execution.called(), key, lambda _: instant, "wait until", options
+        )
 
     def timeout(self, key: Key, duration: Duration) -> DurableTimeout:
         """`async with io.timeout("answer", timedelta(days=3)):` raises TimeoutError when the block takes longer.
 
         Durable: counts from the first time the block is entered, over suspensions and crashes.
         """
-        return DurableTimeout(self._execution, key, duration)
+        return DurableTimeout(self._execution, self._execution.called(), key, duration)
 
-    async def now(self, key: Key) -> datetime:
+    def now(self, key: Key) -> Coroutine[Any, Any, datetime]:
         """The present (UTC) as it was the first time."""
         execution = self._execution
-        return await perform.observe(execution, key, lambda: to_datetime(execution.clock.now()), "now")
-
-    async def uuid(self, key: Key) -> uuid_module.UUID:
-        """A random UUID (version 4), the same on every replay."""
-        return await perform.observe(self._execution, key, lambda: make_uuid(self._execution), "uuid")
-
-    async def random(self, key: Key, *, min: float = 0, max: float = 1, round: bool = False) -> float:
-        """A random number in [min, max], the same on every replay; a whole one with `round`."""
-        return await perform.observe(
-            self._execution, key, lambda: make_random(self._execution, min, max, round), "random"
+        return perform.observe(
+            execution, execution.called(), key, lambda: to_datetime(execution.clock.now()), "now"
         )
 
-    async def yield_(self, key: Key) -> None:
-        """End this execution here and go on in a new one at once."""
-        await perform.yield_(self._execution, key)
+    def uuid(self, key: Key) -> Coroutine[Any, Any, uuid_module.UUID]:
+        """A random UUID (version 4), the same on every replay."""
+        return perform.observe(
+            self._execution, self._execution.called(), key, lambda: make_uuid(self._execution), "uuid"
+        )
 
-    async def parallel(
+    def random(
+        self, key: Key, *, min: float = 0, max: float = 1, round: bool = False
+    ) -> Coroutine[Any, Any, float]:
+        """A random number in [min, max], the same on every replay; a whole one with `round`."""
+        return perform.observe(
+            self._execution,
+            self._execution.called(),
+            key,
+            lambda: make_random(self._execution, min, max, round),
+            "random",
+        )
+
+    def yield_(self, key: Key) -> Coroutine[Any, Any, None]:
+        """End this execution here and go on in a new one at once."""
+        return perform.yield_(self._execution, self._execution.called(), key)
+
+    def parallel(
         self, key: Key, items: Iterable[Item], fn: Callable[[Item, int], Any], *, name: str | None = None
-    ) -> list[Any]:
+    ) -> Coroutine[Any, Any, list[Any]]:
         """Run `fn(item, index)` for all items at once, each as a task; outputs in the order of `items`.
 
         All are settled before this returns or raises; then the first failure (in order of `items`) is raised.
         """
-        return await perform.parallel(self._execution, key, list(items), fn, name)
+        return perform.parallel(self._execution, self._execution.called(), key, list(items), fn, name)
 
     async def try_(self, fn: Callable[[], Any], catch: Callable[[Exception], Any]) -> Any:
         """`fn()`, or `catch(error)` if it raises. Plain try/except does the same; this is for ported code."""

@@ -81,7 +81,7 @@ def _refuse(text: str, key: Key, chars_max: int) -> None:
         what=f"the length of the key {text[:40]!r}...",
         size=len(text),
         limit=chars_max,
-        setting="key_chars_max",
+        setting="limits.key_chars_max",
     )
 
 

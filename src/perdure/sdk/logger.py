@@ -66,8 +66,13 @@ class Logger:
             level=level,
             message=message,
             at=execution.clock.now(),
-            data=None if data is None else to_json(data, where=f"data of the log line {message!r}"),
+            data=None if data is None else self._data(data, message),
             task_id=place[0] or None,
         )
         execution.log(line)
         return _WRITTEN
+
+    def _data(self, data: Any, message: str) -> str:
+        limit = self._execution.settings.limits.log_bytes_max
+        where = f"data of the log line {message[:100]!r}"
+        return to_json(data, where=where, limit=limit, setting="limits.log_bytes_max")

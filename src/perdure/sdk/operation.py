@@ -11,6 +11,7 @@ import msgspec
 
 from perdure.clock import to_datetime
 from perdure.errors import TaskError
+from perdure.limits import Limits
 from perdure.schema.execution import TaskRecord
 from perdure.schema.runs import Task, TaskStatus
 
@@ -54,14 +55,17 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
         """Whether nothing was given (the common case)."""
         return self is NO_OPTIONS
 
-    def details(self, where: str) -> str | None:
+    def details(self, where: str, limits: Limits) -> str | None:
         """JSON of what is only shown; None if nothing of it was given."""
         shown = {
             name: value
             for name in ("description", "icon", "params", "properties", "style", "redact")
             if (value := getattr(self, name)) is not None
         }
-        return to_json(shown, where=where) if shown else None
+        if not shown:
+            return None
+        where = f"what is shown of {where} (params, properties ...)"
+        return to_json(shown, where=where, limit=limits.params_bytes_max, setting="limits.params_bytes_max")
 
 
 NO_OPTIONS = TaskOptions()

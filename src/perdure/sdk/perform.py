@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from perdure.errors import UsageError
 from perdure.schema.runs import TaskStatus
 
+from .call_sites import CallSite
 from .deadlines import Deadline
 from .functions import FunctionFacts, facts_of, merge_options
 from .keys import Key
@@ -28,28 +29,40 @@ REFUSALS_MAX = 1_000
 """Io calls after the end of an execution that are answered with the Signal; code that still goes on is stopped for good."""
 
 
-async def enter(execution: Execution) -> Scope:
-    """The caller's scope; errors as Execution.enter."""
+_stopped: list[asyncio.Future[None]] = []
+
+
+async def enter(execution: Execution, site: CallSite) -> Scope:
+    """The caller's scope; errors as Execution.enter. The call made at `site` has been awaited."""
+    execution.awaited(site)
     if execution.is_foreign_thread:
         raise UsageError(
             "io is used in a thread: it works on the event loop only. Return from the thread what it has worked out, and "
             "call io outside; or make the job a plain def, whose io works in its own thread"
         )
     if execution.refusals > REFUSALS_MAX:
-        # A loop that swallows every Signal would hold the event loop for ever.
-        await execution.loop.create_future()
+        # A loop that swallows every Signal would hold the event loop for ever. The future keeps the branch it stops: a
+        # coroutine that is thrown away would be woken up once more by the garbage collector, and swallow that too.
+        forever: asyncio.Future[None] = execution.loop.create_future()
+        _stopped.append(forever)
+        await forever
     return execution.enter()
 
 
 async def run_task(
-    execution: Execution, key: Key, fn: Callable[..., Any], args: tuple[Any, ...], given: dict[str, Any]
+    execution: Execution,
+    site: CallSite,
+    key: Key,
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    given: dict[str, Any],
 ) -> Any:
     """Run `fn(*args)` as the task `key`, or return what it returned before. See IO.run_task."""
-    scope = await enter(execution)
+    scope = await enter(execution, site)
     facts = facts_of(fn)
     options = merge_options(facts.options, given)
     codec = facts.codec if options.output is None else codec_for(options.output)
-    operation = execution.open(key, options.name, options, scope, execution.current_branch(scope))
+    operation = execution.open(key, options.name, options, scope, execution.current_branch(scope), site)
     record = operation.record
     try:
         if execution.is_settled(record):
@@ -136,8 +149,19 @@ async def _call(
     if facts.is_async:
         return await fn(*args)
     context = copy_context()
-    value = await execution.loop.run_in_executor(execution.threads, lambda: context.run(fn, *args))
+    value = await execution.loop.run_in_executor(
+        execution.threads, lambda: context.run(_call_plain, fn, args)
+    )
     return await value if inspect.isawaitable(value) else value
+
+
+def _call_plain(fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    try:
+        return fn(*args)
+    except (
+        StopIteration
+    ) as stop:  # a future can't carry it (PEP 479 does the same for generators and coroutines)
+        raise RuntimeError("the function raised StopIteration") from stop
 
 
 async def _close_scope(execution: Execution, scope: Scope) -> None:
@@ -152,11 +176,11 @@ async def _close_scope(execution: Execution, scope: Scope) -> None:
 
 
 async def wait(
-    execution: Execution, key: Key, due: Callable[[int], int], name: str, options: TaskOptions
+    execution: Execution, site: CallSite, key: Key, due: Callable[[int], int], name: str, options: TaskOptions
 ) -> None:
     """Wait until the instant `due(now)`, worked out when the wait is first met. See IO.wait."""
-    scope = await enter(execution)
-    operation = execution.open(key, name, options, scope, execution.current_branch(scope))
+    scope = await enter(execution, site)
+    operation = execution.open(key, name, options, scope, execution.current_branch(scope), site)
     record = operation.record
     try:
         if execution.is_settled(record):
@@ -177,10 +201,10 @@ async def wait(
         raise
 
 
-async def observe(execution: Execution, key: Key, make: Callable[[], Any], name: str) -> Any:
+async def observe(execution: Execution, site: CallSite, key: Key, make: Callable[[], Any], name: str) -> Any:
     """A value that is made once and then remembered, at no write of its own (`io.now`, `io.uuid`, `io.random`)."""
-    scope = await enter(execution)
-    operation = execution.open(key, name, NO_OPTIONS, scope, execution.current_branch(scope))
+    scope = await enter(execution, site)
+    operation = execution.open(key, name, NO_OPTIONS, scope, execution.current_branch(scope), site)
     record = operation.record
     try:
         if execution.is_settled(record):
@@ -197,10 +221,10 @@ async def observe(execution: Execution, key: Key, make: Callable[[], Any], name:
         raise
 
 
-async def yield_(execution: Execution, key: Key) -> None:
+async def yield_(execution: Execution, site: CallSite, key: Key) -> None:
     """Leave this execution, once per key. See IO.yield_."""
-    scope = await enter(execution)
-    operation = execution.open(key, "yield", NO_OPTIONS, scope, execution.current_branch(scope))
+    scope = await enter(execution, site)
+    operation = execution.open(key, "yield", NO_OPTIONS, scope, execution.current_branch(scope), site)
     try:
         if execution.is_settled(operation.record):
             return await replay(execution, operation, PLAIN)
@@ -215,13 +239,18 @@ async def yield_(execution: Execution, key: Key) -> None:
 
 
 async def parallel(
-    execution: Execution, key: Key, items: list[Any], fn: Callable[[Any, int], Any], name: str | None
+    execution: Execution,
+    site: CallSite,
+    key: Key,
+    items: list[Any],
+    fn: Callable[[Any, int], Any],
+    name: str | None,
 ) -> list[Any]:
     """Tasks side by side under one parent. See IO.parallel."""
 
     async def all_items() -> list[Any]:
         results = await asyncio.gather(
-            *(run_task(execution, [index], fn, (item, index), {}) for index, item in enumerate(items)),
+            *(run_task(execution, site, [index], fn, (item, index), {}) for index, item in enumerate(items)),
             return_exceptions=True,
         )
         for result in results:
@@ -229,7 +258,7 @@ async def parallel(
                 raise result
         return results
 
-    return await run_task(execution, key, all_items, (), {"name": name or "parallel"})
+    return await run_task(execution, site, key, all_items, (), {"name": name or "parallel"})
 
 
 async def maybe_await(value: Any) -> Any:

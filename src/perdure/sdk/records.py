@@ -21,6 +21,7 @@ class Records:
     Attributes:
         history: position in the run's history → the record that a replay comes to there, as claimed.
         logs: log lines that aren't written yet.
+        output_bytes: size of all outputs together (characters of JSON; those a claim left out don't count).
     """
 
     def __init__(self, claimed: Sequence[TaskRecord], limits: Limits) -> None:
@@ -28,8 +29,12 @@ class Records:
         self._limits = limits
         self.history = {seq: record for record in claimed if (seq := _position(record)) is not None}
         self._seq = max(self.history, default=0)
+        self.output_bytes = sum(len(record.output or "") for record in claimed)
         self._unwritten: dict[str, TaskRecord] = {}
         self.logs: list[LogRecord] = []
+
+    def __len__(self) -> int:
+        return len(self._by_id)
 
     def find(self, id: str) -> TaskRecord | None:
         return self._by_id.get(id)
@@ -119,7 +124,7 @@ class Records:
         the error came from, the parents they made fail, and whatever has failed below those.
         """
         origins = list(dict.fromkeys(failed_tasks(error, set())))
-        info = describe_error(error, origins[0] if origins else None)
+        info = describe_error(error, self._limits, origins[0] if origins else None)
         anew = dict.fromkeys(ancestor for origin in origins for ancestor in self._failed_upwards(origin))
         for record in self._by_id.values():
             if record.status is TaskStatus.ERRORED and any(

@@ -118,7 +118,7 @@ class Runner:
             payload = job.trigger.schema.parse(claim.event.payload, job_id=job.id)
             context = context_of(claim, self._environment)
         except InvalidPayloadError as error:
-            execution.end(InvalidPayload(describe_error(error)))
+            execution.end(InvalidPayload(describe_error(error, self._settings.limits)))
             return
         if job.max_duration_ms is not None:
             execution.limit_duration(job.max_duration_ms)

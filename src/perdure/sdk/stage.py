@@ -148,7 +148,7 @@ class Stage:
     def _idle_branches(self) -> _Idle:
         """Sort the branches that are not blocked in an io call by what they wait for."""
         idle = _Idle()
-        busy_scopes = self._scopes_with_parked()
+        waiting_scopes = self._scopes_of_blocked()
         for branch in self._free:
             if branch.is_stray:
                 continue
@@ -156,8 +156,8 @@ class Stage:
             scope = branch.scope
             in_body = scope.operation is not None
             if inside is None:
-                # A lock or queue: in a body that has nothing parked under it, somebody else's (a connection pool's).
-                inside = not in_body or scope in busy_scopes
+                # A lock or queue: in a body under which nothing waits in an io call, somebody else's (a pool's).
+                inside = not in_body or scope in waiting_scopes
             if not inside:
                 (idle.bodies if in_body else idle.foreign).append(branch)
         timers = [timer for timer in self._execution.timers if timer.is_pending]
@@ -165,10 +165,11 @@ class Stage:
         idle.timers = bool(timers)
         return idle
 
-    def _scopes_with_parked(self) -> set[Scope]:
+    def _scopes_of_blocked(self) -> set[Scope]:
+        """The scopes in which branches are blocked in io calls, and those around them."""
         scopes: set[Scope] = set()
-        for operation in self.parked:
-            scope: Scope | None = operation.scope
+        for branch in self._execution.branches.values():
+            scope: Scope | None = None if branch in self._free else branch.scope
             while scope is not None and scope not in scopes:
                 scopes.add(scope)
                 scope = scope.operation.scope if scope.operation is not None else None

@@ -88,6 +88,20 @@ def to_output(execution: Execution, operation: Operation, value: Any, codec: Cod
 def succeed(execution: Execution, operation: Operation, encoded: Encoded) -> None:
     """The task has completed."""
     record = operation.record
+    limits, records = execution.settings.limits, execution.records
+    before, records.output_bytes = records.output_bytes, records.output_bytes + len(encoded.json)
+    if records.output_bytes > limits.history_bytes_max:
+        raise LimitExceededError(
+            what="the size in bytes of all outputs of this run",
+            size=records.output_bytes,
+            limit=limits.history_bytes_max,
+            setting="limits.history_bytes_max",
+        )
+    if before <= limits.history_bytes_warn < records.output_bytes:
+        execution.warn(
+            f"the outputs of this run's tasks are {records.output_bytes:,} bytes together, and every resumption reads them "
+            "all. Store large data elsewhere and return references"
+        )
     record.output, record.types = encoded.json, encoded.types
     record.status = TaskStatus.COMPLETED
     record.error = None
@@ -97,7 +111,7 @@ def succeed(execution: Execution, operation: Operation, encoded: Encoded) -> Non
 def fail(execution: Execution, operation: Operation, error: BaseException) -> None:
     """The task has failed for good."""
     record = operation.record
-    record.error = describe_error(error, record.id)
+    record.error = describe_error(error, execution.settings.limits, record.id)
     record.status = TaskStatus.ERRORED
     complete(execution, operation)
 
@@ -121,7 +135,7 @@ def decide_retry(
         record = operation.record
         record.status = TaskStatus.WAITING
         record.due_at = due
-        record.error = describe_error(error, record.id)
+        record.error = describe_error(error, execution.settings.limits, record.id)
         execution.note(record)
     return due, error
 

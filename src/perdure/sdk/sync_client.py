@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import threading
 from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager
@@ -22,6 +23,7 @@ class _BackgroundLoop:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = 0
 
     def run(self, coroutine: Coroutine[Any, Any, Any], what: str) -> Any:
         """The result of `coroutine`, run there while this thread waits. Raises UsageError inside a running loop."""
@@ -36,7 +38,8 @@ class _BackgroundLoop:
 
     def _get(self) -> asyncio.AbstractEventLoop:
         with self._lock:
-            if self._loop is None:
+            if self._loop is None or self._pid != os.getpid():  # threads don't survive a fork
+                self._pid = os.getpid()
                 self._loop = asyncio.new_event_loop()
                 threading.Thread(target=self._loop.run_forever, name="perdure-sync", daemon=True).start()
             return self._loop

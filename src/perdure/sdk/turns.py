@@ -48,12 +48,13 @@ async def replay(execution: Execution, operation: Operation, codec: Codec) -> An
     record = operation.record
     if record.interrupted is not None:
         await park(execution, operation, None)
+    if record.omitted:
+        # Before its turn, which the others wait for.
+        record.output, record.types = await execution.journal.fetch_output(record.id)
+        record.omitted = False
     await in_turn(execution, operation)
     if record.status is TaskStatus.ERRORED:
         raise operation.error()
-    if record.omitted:
-        record.output, record.types = await execution.journal.fetch_output(record.id)
-        record.omitted = False
     try:
         return codec.decode(record.output or "null", record.types, where=operation.where)
     except PerdureError as error:

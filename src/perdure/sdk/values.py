@@ -59,7 +59,7 @@ def encode(
     where: str,
     annotation: Any = None,
     limit: int = _OUTPUT_BYTES_MAX,
-    setting: str = "output_bytes_max",
+    setting: str = "limits.output_bytes_max",
 ) -> Encoded:
     """JSON and type map of a value.
 
@@ -92,7 +92,7 @@ def roundtrip(
     where: str,
     annotation: Any = None,
     limit: int = _OUTPUT_BYTES_MAX,
-    setting: str = "output_bytes_max",
+    setting: str = "limits.output_bytes_max",
 ) -> tuple[Encoded, Any]:
     """What is stored, and what a replay will see in its place (a first run has to return exactly that)."""
     return codec_for(annotation).roundtrip(value, where=where, limit=limit, setting=setting)
@@ -111,7 +111,7 @@ def to_json(
     *,
     where: str,
     limit: int = DEFAULT_LIMITS.payload_bytes_max,
-    setting: str = "payload_bytes_max",
+    setting: str = "limits.payload_bytes_max",
 ) -> str:
     """Plain JSON of a payload, context or params: the schema at the other end knows the types.
 
@@ -150,7 +150,12 @@ class Codec:
         self._unresolved = found.unresolved
 
     def encode(
-        self, value: Any, *, where: str, limit: int = _OUTPUT_BYTES_MAX, setting: str = "output_bytes_max"
+        self,
+        value: Any,
+        *,
+        where: str,
+        limit: int = _OUTPUT_BYTES_MAX,
+        setting: str = "limits.output_bytes_max",
     ) -> Encoded:
         """As the function `encode`."""
         return self._measure(*self._dump(value, where), where, limit, setting)
@@ -161,7 +166,12 @@ class Codec:
         return data if types is None else self._unpack(data, types, where)
 
     def roundtrip(
-        self, value: Any, *, where: str, limit: int = _OUTPUT_BYTES_MAX, setting: str = "output_bytes_max"
+        self,
+        value: Any,
+        *,
+        where: str,
+        limit: int = _OUTPUT_BYTES_MAX,
+        setting: str = "limits.output_bytes_max",
     ) -> tuple[Encoded, Any]:
         """As the function `roundtrip`."""
         encoded = self._measure(*self._dump(value, where), where, limit, setting)
@@ -206,7 +216,12 @@ class _ModelCodec(Codec):
         self._adapter = _models.adapter_for(annotation, pydantic=found.pydantic)
 
     def encode(
-        self, value: Any, *, where: str, limit: int = _OUTPUT_BYTES_MAX, setting: str = "output_bytes_max"
+        self,
+        value: Any,
+        *,
+        where: str,
+        limit: int = _OUTPUT_BYTES_MAX,
+        setting: str = "limits.output_bytes_max",
     ) -> Encoded:
         return self.roundtrip(value, where=where, limit=limit, setting=setting)[0]
 
@@ -225,7 +240,12 @@ class _ModelCodec(Codec):
             ) from misfit.__cause__
 
     def roundtrip(
-        self, value: Any, *, where: str, limit: int = _OUTPUT_BYTES_MAX, setting: str = "output_bytes_max"
+        self,
+        value: Any,
+        *,
+        where: str,
+        limit: int = _OUTPUT_BYTES_MAX,
+        setting: str = "limits.output_bytes_max",
     ) -> tuple[Encoded, Any]:
         encoded = self._measure(*self._dump(value, where), where, limit, setting)
         try:
@@ -266,7 +286,12 @@ class _UnionCodec(Codec):
         self._rest = rest
 
     def encode(
-        self, value: Any, *, where: str, limit: int = _OUTPUT_BYTES_MAX, setting: str = "output_bytes_max"
+        self,
+        value: Any,
+        *,
+        where: str,
+        limit: int = _OUTPUT_BYTES_MAX,
+        setting: str = "limits.output_bytes_max",
     ) -> Encoded:
         return self.roundtrip(value, where=where, limit=limit, setting=setting)[0]
 
@@ -287,7 +312,12 @@ class _UnionCodec(Codec):
         return self._members[name][1].decode(json, None, where=where)
 
     def roundtrip(
-        self, value: Any, *, where: str, limit: int = _OUTPUT_BYTES_MAX, setting: str = "output_bytes_max"
+        self,
+        value: Any,
+        *,
+        where: str,
+        limit: int = _OUTPUT_BYTES_MAX,
+        setting: str = "limits.output_bytes_max",
     ) -> tuple[Encoded, Any]:
         for name, (cls, codec) in self._members.items():
             if type(value) is cls:

@@ -7,12 +7,15 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from .branches import outside_run
 
 BLOCKED_SECONDS = 1.0
 _TICK_SECONDS = 0.25
+_NOT_USER_CODE = (str(Path(asyncio.__file__).parent.parent), str(Path(__file__).parent))
+"""The standard library and perdure: who blocks the loop in there was called by somebody."""
 
 
 class Watchdog:
@@ -60,7 +63,8 @@ class Watchdog:
         if task is None or frame is None:
             return  # idle in the selector, or between callbacks: a suspended machine, not user code
         stack = traceback.extract_stack(frame)
-        where = f"{stack[-1].filename}:{stack[-1].lineno} in {stack[-1].name}"
+        own = [frame for frame in stack if not frame.filename.startswith(_NOT_USER_CODE)] or stack
+        where = f"{own[-1].filename}:{own[-1].lineno} in {own[-1].name}"
         message = (
             f"the event loop has been blocked for more than {BLOCKED_SECONDS:g} s, at {where}: everything else in the "
             "process stands still meanwhile. Give io.run_task a plain def (it runs in a thread), or await\n"

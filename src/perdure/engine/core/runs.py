@@ -38,6 +38,10 @@ RESCUE_DELAYS_MS = (0, 1_000, 4_000, 15_000)
 """How long a run waits after its 1st, 2nd ... crash in a row; 0 queues it at once."""
 
 
+CLAIM_BYTES_MAX = 3_500_000
+"""Outputs that come along with a claim, in bytes, unless the engine says otherwise."""
+
+
 class JobSpec(Struct, kw_only=True, frozen=True):
     """What the engine knows of a job: enough to turn events into runs.
 
@@ -122,8 +126,10 @@ def rerun(run: RunRow, event: EventRecord, now: int, run_id: str) -> IngestEvent
 # --- executions ---------------------------------------------------------------------------------------------------------
 
 
-def claim(owner: str, limit: int, now: int, lease_ms: int) -> ClaimRuns:
-    """Ask for at most `limit` queued runs, leased to `owner` for `lease_ms`."""
+def claim(
+    owner: str, limit: int, now: int, lease_ms: int, output_bytes_max: int = CLAIM_BYTES_MAX
+) -> ClaimRuns:
+    """Ask for at most `limit` queued runs, leased to `owner` for `lease_ms`; larger outputs stay behind."""
     return ClaimRuns(
         owner=owner,
         limit=limit,
@@ -131,6 +137,7 @@ def claim(owner: str, limit: int, now: int, lease_ms: int) -> ClaimRuns:
         expires_at=now + lease_ms,
         expected=RunStatus.QUEUED,
         status=_CLAIMED,
+        output_bytes_max=output_bytes_max,
     )
 
 
