@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar, copy_context
 from datetime import datetime, timedelta
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -100,7 +101,7 @@ class DirectIO:
                 if inspect.iscoroutinefunction(fn):
                     return await fn(*args)
                 loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(None, copy_context().run, fn, *args)
+                return await loop.run_in_executor(None, partial(copy_context().run, fn, *args))
         finally:
             _scope.reset(token)
             await scope.close()

@@ -372,5 +372,5 @@ class TestRuns(RunsMachine.TestCase):
         max_examples=max(5, int(80 * SCALE)),
         stateful_step_count=40,
         deadline=None,
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
     )

@@ -20,7 +20,7 @@ import asyncio
 import selectors
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -58,7 +58,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         """Virtual seconds since the loop was made."""
         return self._now
 
-    def run_in_executor(  # pyright: ignore[reportIncompatibleMethodOverride] (typeshed's has a TypeVarTuple)
+    def run_in_executor(
         self, executor: Executor | None, func: Callable[..., T], *args: Any
     ) -> asyncio.Future[T]:
         """As in any loop; time doesn't jump until the call has ended, even if the future is cancelled before."""
@@ -77,7 +77,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return future
 
     @contextmanager
-    def hold(self) -> Iterator[None]:
+    def hold(self) -> Generator[None]:
         """Keep time from jumping meanwhile. For work the loop can't see; may be entered and left in any thread."""
         self._begin_work()
         try:
