@@ -76,6 +76,10 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         )  # after wrap_future's: the result is on its way before time is
         return future
 
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        with self.hold():  # its threads are joined in one that the loop doesn't know of
+            await super().shutdown_default_executor(*(() if timeout is None else (timeout,)))
+
     @contextmanager
     def hold(self) -> Generator[None]:
         """Keep time from jumping meanwhile. For work the loop can't see; may be entered and left in any thread."""
