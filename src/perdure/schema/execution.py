@@ -19,6 +19,7 @@ class TaskRecord(Struct, kw_only=True):
     Attributes:
         key: as written; JSON for a list key.
         position: order of appearance in the run, for display.
+        opened: position in the run's history when it first appeared: a replay lets nothing after that happen before.
         seq: position in the run's history at which its completion (COMPLETED, ERRORED) was observed; from 1.
         interrupted: position in the history at which user code cancelled it. A replay parks it until that happens again.
         attempts: bodies started so far.
@@ -33,6 +34,7 @@ class TaskRecord(Struct, kw_only=True):
     name: str
     status: TaskStatus
     position: int
+    opened: int = 0
     parent_id: str | None = None
     seq: int | None = None
     interrupted: int | None = None

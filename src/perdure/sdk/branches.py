@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import taskgroups
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
@@ -145,6 +145,65 @@ class ArmedTimer:
         )
 
 
+class Branches:
+    """The branches of one execution, and the loop timers they armed.
+
+    Attributes:
+        timers: may hold some that are over.
+    """
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+        self._by_task: dict[asyncio.Task[Any], Branch] = {}
+        self.timers: list[ArmedTimer] = []
+        self._timers_max = 64
+
+    def add(self, task: asyncio.Task[Any], birth: Scope) -> Branch:
+        """The run's code has started an asyncio task. It leaves in the turn of the loop after its end."""
+        branch = self._by_task[task] = Branch(task, birth)
+        birth.branches.add(branch)
+        task.add_done_callback(self._ended, context=self._execution.outside)
+        self._execution.stage.branch_freed(branch)
+        return branch
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        branch = self._by_task.pop(task, None)
+        if branch is not None:
+            branch.birth.branches.discard(branch)
+            self._execution.stage.branch_ended(branch)
+
+    def current(self, scope: Scope) -> Branch:
+        """The branch that calls io now."""
+        task = asyncio.current_task()
+        assert task is not None
+        branch = self._by_task.get(task) or self.add(task, scope)
+        branch.used_io = True
+        return branch
+
+    def live(self) -> list[Branch]:
+        """Those that aren't done, without those that are none of the run's business."""
+        return [branch for task, branch in self._by_task.items() if not task.done() and not branch.is_stray]
+
+    def arm(self, timer: ArmedTimer) -> None:
+        """The run's code has armed a timer. Forgets those that are over before they get many."""
+        self.timers.append(timer)
+        if len(self.timers) > self._timers_max:
+            self._timers_max = 2 * len(self.pending_timers()) + 64
+
+    def pending_timers(self) -> list[ArmedTimer]:
+        self.timers = [timer for timer in self.timers if timer.is_pending]
+        return self.timers
+
+    def __contains__(self, task: object) -> bool:
+        return task in self._by_task
+
+    def __iter__(self) -> Iterator[Branch]:
+        return iter(self._by_task.values())
+
+    def __len__(self) -> int:
+        return len(self._by_task)
+
+
 class BranchWatch:
     """The hooks in one event loop. `install` and `uninstall` may be nested; the last one out restores the loop."""
 
@@ -185,7 +244,7 @@ class BranchWatch:
             context: Context | None = options.get("context")
             scope = current_scope.get() if context is None else context.get(current_scope)
             if scope is not None:
-                scope.execution.add_branch(task, scope)
+                scope.execution.branches.add(task, scope)
             return task
 
         def armed(make: Callable[..., asyncio.TimerHandle]) -> Callable[..., asyncio.TimerHandle]:
@@ -197,16 +256,20 @@ class BranchWatch:
                     return make(when, callback, *args, context=context)
                 timer = ArmedTimer(scope, callback)
                 timer.handle = make(when, timer.fire, *args, context=context)
-                scope.execution.add_timer(timer)
+                scope.execution.branches.arm(timer)
                 return timer.handle
 
             return arm
 
         loop.call_at, loop.call_later = armed(call_at), armed(call_later)
         loop.set_task_factory(make_task)
+        self._make_task = make_task
 
     def _unhook(self) -> None:
-        self._loop.set_task_factory(self._factory)
+        if (
+            self._loop.get_task_factory() is self._make_task
+        ):  # else somebody has put theirs in its place, or around it
+            self._loop.set_task_factory(self._factory)
         for name, own in self._own.items():
             if own is None:
                 delattr(self._loop, name)

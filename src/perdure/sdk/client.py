@@ -23,6 +23,7 @@ from .jobs import Job
 from .operation import Duration
 from .platform import Platform
 from .retry import Retry
+from .texts import check_text
 from .triggers.invoke import invoke_trigger
 from .triggers.trigger import Trigger
 from .values import to_json
@@ -301,7 +302,7 @@ class Client:
     def _record(self, event: EventToSend) -> EventRecord:
         where = f"event {event.name!r}"
         for what, text in (("name", event.name), ("id", event.id), ("source", event.source)):
-            _check_text(text, f"{where}: {what}", self.limits.name_chars_max)
+            check_text(text, f"{where}: {what}", self.limits.name_chars_max)
         if not event.name:
             raise UsageError("an event needs a name")
         limits = self.limits
@@ -338,7 +339,7 @@ class Client:
                 raise NotFoundError(kind="job", id=job)
             job = self.jobs[job]
         where = f"job {job.id!r}"
-        _check_text(key, f"{where}: key", self.limits.name_chars_max)
+        check_text(key, f"{where}: key", self.limits.name_chars_max)
         text = to_json(payload, where=f"payload of {where}", limit=self.limits.payload_bytes_max)
         job.trigger.schema.parse(text, job_id=job.id)
         return await self.platform.invoke(job.id, text, key=key, context=self._context(context, where))
@@ -401,24 +402,3 @@ class Client:
     async def drain(self) -> None:
         """Wait until nothing is queued or executing. Runs that wait for the future aren't waited for."""
         await self.platform.drain()
-
-
-def _check_text(text: Any, what: str, chars_max: int) -> None:
-    if text is None:
-        return
-    if not isinstance(text, str):
-        raise UsageError(f"{what} must be a string, not a {type(text).__name__}")
-    if len(text) > chars_max:
-        raise LimitExceededError(
-            what=f"the length of {what}", size=len(text), limit=chars_max, setting="limits.name_chars_max"
-        )
-    if "\x00" in text or not _is_unicode(text):
-        raise UsageError(f"{what} holds a NUL or a lone surrogate, which can't be stored; remove it")
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

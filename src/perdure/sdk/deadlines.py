@@ -12,6 +12,7 @@ from perdure.schema.runs import TaskStatus
 
 from .branches import outside_run
 from .call_sites import CallSite
+from .failures import FAILED_TASK
 from .keys import Key
 from .operation import TaskOptions
 
@@ -88,7 +89,7 @@ class DurableTimeout:
         execution.awaited(self._site)
         options = TaskOptions(icon="clock", params={"seconds": to_ms(self._duration, "io.timeout") / 1000})
         self._operation = operation = execution.open(
-            self._key, "timeout", options, scope, execution.current_branch(scope), self._site
+            self._key, "timeout", options, scope, execution.branches.current(scope), self._site
         )
         record = operation.record
         if record.due_at is None:
@@ -125,4 +126,8 @@ class DurableTimeout:
         if self._execution.outcome is None and record.status is TaskStatus.WAITING:
             self._end("false")
             self._execution.note(record)
-        self._deadline.__exit__(kind, error, tb)
+        try:
+            self._deadline.__exit__(kind, error, tb)
+        except TimeoutError as over:
+            setattr(over, FAILED_TASK, record.id)
+            raise

@@ -42,7 +42,7 @@ from perdure.schema.execution import (
 from perdure.schema.runs import TaskStatus
 
 from . import unwinding
-from .branches import ArmedTimer, Branch, outside_run
+from .branches import Branch, Branches, outside_run
 from .call_sites import CallSite, at, call_site
 from .failures import armed_too_long, not_interrupted
 from .journal import Journal
@@ -68,7 +68,7 @@ class Execution:
         outcome: how it ends, once that is decided; None while io works. A str: the run was taken away (the reason).
         writing: journal writes under way.
         yielding: no new body starts and nothing is delivered; the execution ends as soon as no body runs.
-        branches: the run's asyncio tasks; finished ones leave in the next turn of the loop.
+        branches: the run's asyncio tasks, and the timers they armed.
         outside: for callbacks of the executor's own, in which no scope is set.
         refusals: io calls made after the end.
     """
@@ -97,8 +97,7 @@ class Execution:
         self.outcome: Outcome | str | None = None
         self.writing = 0
         self.yielding: str | None = None
-        self.branches: dict[asyncio.Task[Any], Branch] = {}
-        self.timers: list[ArmedTimer] = []
+        self.branches = Branches(self)
         self.root = Scope(self, None)
         self.outside = Context()
         self.bodies: set[Operation] = set()
@@ -112,11 +111,10 @@ class Execution:
         self._limit_timer: asyncio.TimerHandle | None = None
         self.refusals = 0
         self._unawaited: dict[int, CallSite] = {}
-        self._timers_max = 64
         self._nobody_since: int | None = None
         self._finishing = False
         self.records = Records(claim.tasks, settings.limits)
-        self.stage = Stage(self, self.records.history)
+        self.stage = Stage(self, self.records.expected)
 
     # --- starting ----------------------------------------------------------------------------------------------------
 
@@ -124,7 +122,7 @@ class Execution:
         """Run `main()` (a coroutine) as the run's first branch. Its `context` already carries `root` as its scope."""
         self._main = self.loop.create_task(self._run(main), context=context)
         if self._main not in self.branches:
-            self.add_branch(self._main, self.root)
+            self.branches.add(self._main, self.root)
         self._main.add_done_callback(self._main_done, context=self.outside)
 
     def start_sync(self, run: SyncRun) -> None:
@@ -140,38 +138,7 @@ class Execution:
         left = limit_ms - self.claim.spent_ms
         self._limit_timer = outside_run(self.loop, left / 1000, lambda: self.end(TimedOut(limit_ms)))
 
-    # --- branches ----------------------------------------------------------------------------------------------------
-
-    def add_branch(self, task: asyncio.Task[Any], birth: Scope) -> Branch:
-        branch = self.branches[task] = Branch(task, birth)
-        birth.branches.add(branch)
-        task.add_done_callback(self._branch_done, context=self.outside)
-        self.stage.branch_freed(branch)
-        return branch
-
-    def _branch_done(self, task: asyncio.Task[Any]) -> None:
-        branch = self.branches.pop(task, None)
-        if branch is not None:
-            branch.birth.branches.discard(branch)
-            self.stage.branch_ended(branch)
-
-    def add_timer(self, timer: ArmedTimer) -> None:
-        """A timer that the run's code has armed. Forgets those that are over before they get many."""
-        self.timers.append(timer)
-        if len(self.timers) > self._timers_max:
-            self.timers[:] = [timer for timer in self.timers if timer.is_pending]
-            self._timers_max = 2 * len(self.timers) + 64
-
-    def live_branches(self) -> list[Branch]:
-        """The branches that aren't done, without those that are none of the run's business."""
-        return [branch for task, branch in self.branches.items() if not task.done() and not branch.is_stray]
-
-    def current_branch(self, scope: Scope) -> Branch:
-        task = asyncio.current_task()
-        assert task is not None
-        branch = self.branches.get(task) or self.add_branch(task, scope)
-        branch.used_io = True
-        return branch
+    # --- io calls ----------------------------------------------------------------------------------------------------
 
     def enter(self) -> Scope:
         """The scope of the caller. Every io call begins here.
@@ -250,13 +217,14 @@ class Execution:
         idempotency = idempotency_key(self.claim.run_id, scope.parent_id, key, chars_max=limits.key_chars_max)
         if (first := scope.seen.setdefault(idempotency, site)) is not site:
             raise DuplicateKeyError(key=display_key(key), first=at(first), second=at(site))
-        record = records.find(task_id(idempotency))
+        record = records.open(task_id(idempotency))
         if record is None:
             shown = display_key(key)
             record = records.add(
                 idempotency,
                 key=shown,
                 name=name or shown,
+                opened=self.stage.reached,
                 parent_id=scope.parent_id,
                 details=None if options.is_plain else options.details(f"task {shown!r}", limits),
             )
@@ -378,7 +346,7 @@ class Execution:
     def end_foreign(self, foreign: list[Branch], earliest: int | None) -> bool:
         """Something outside of tasks has kept the run in memory for too long. Whether that was its end."""
         limit = self.settings.foreign_await_limit
-        if any(timer.is_asyncio_timeout for timer in self.timers):
+        if any(timer.is_asyncio_timeout for timer in self.branches.timers):
             self.end_failed(armed_too_long(limit))
             return True
         if earliest is None:
@@ -455,7 +423,7 @@ class Execution:
             if not main.cancelled():
                 main.exception()  # discarded: the outcome is decided
             return
-        if self.live_branches():
+        if self.branches.live():
             self._ending = self.loop.create_task(self._end_with_branches(main), context=self.outside)
         else:
             self.end(self._outcome_of(main))
@@ -463,7 +431,7 @@ class Execution:
     async def _end_with_branches(self, main: asyncio.Task[Any]) -> None:
         """The run function has ended with branches alive: they get a bounded time to clean up, durably."""
         self._finishing = True
-        tasks = [branch.task for branch in self.live_branches()]
+        tasks = [branch.task for branch in self.branches.live()]
         await unwinding.cancel_and_wait(tasks, self._alone, self.settings.unwind_limit)
         self.end(self._outcome_of(main))
 
@@ -509,7 +477,7 @@ class Execution:
         return Completed(encoded.json, encoded.types)
 
     def _unwind(self) -> None:
-        live = self.live_branches()
+        live = self.branches.live()
         if not live and self._sync_run is None:
             self._finish()
         else:

@@ -11,6 +11,11 @@ from perdure.errors import NonDeterminismError, TaskError, UsageError, qualified
 from perdure.limits import Limits
 from perdure.schema.runs import ErrorInfo
 
+from .texts import cut, storable
+
+FAILED_TASK = "__perdure_task_id__"
+"""Attribute of an error that isn't a TaskError and comes from a task all the same: the TimeoutError of io.timeout."""
+
 _OWN_FOLDER = str(Path(__file__).parent)
 
 
@@ -26,8 +31,8 @@ def describe_error(error: BaseException, limits: Limits, task_id: str | None = N
         )
     return ErrorInfo(
         name=type(error).__name__,
-        message=_cut(_message_of(error), limits.error_chars_max),
-        stack=_cut(_stack_of(error), limits.error_chars_max),
+        message=cut(_message_of(error), limits.error_chars_max),
+        stack=cut(_stack_of(error), limits.error_chars_max),
         types=[qualified_name(cls) for cls in type(error).__mro__ if issubclass(cls, BaseException)],
         task_id=task_id,
     )
@@ -35,7 +40,7 @@ def describe_error(error: BaseException, limits: Limits, task_id: str | None = N
 
 def _message_of(error: BaseException) -> str:
     try:
-        return _storable(str(error))
+        return storable(str(error))
     except Exception as broken:  # noqa: BLE001 - a __str__ that raises hides a failure still worth a record
         return f"(its message can't be shown: {type(broken).__name__})"
 
@@ -48,15 +53,7 @@ def _stack_of(error: BaseException) -> str:
         text = "".join(trace.format())
     except Exception:  # noqa: BLE001 - formatting calls the user's __str__ and __repr__
         text = "".join(traceback.format_tb(error.__traceback__))
-    return _storable(text)
-
-
-def _cut(text: str, chars_max: int) -> str:
-    """`text`, without its middle if it is too long."""
-    if len(text) <= chars_max:
-        return text
-    half = chars_max // 2
-    return f"{text[:half]}\n... ({len(text) - 2 * half:,} characters left out) ...\n{text[-half:]}"
+    return storable(text)
 
 
 def _leave_out_own_frames(trace: traceback.TracebackException, seen: set[int]) -> None:
@@ -72,18 +69,14 @@ def _leave_out_own_frames(trace: traceback.TracebackException, seen: set[int]) -
             _leave_out_own_frames(other, seen)
 
 
-def _storable(text: str) -> str:
-    """`text` with what no database takes (lone surrogates, NUL) replaced."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\x00", "\\x00")
-
-
 def failed_tasks(error: BaseException | None, seen: set[int]) -> Iterable[str]:
     """Ids of the tasks whose failure this error came from: in groups, causes and contexts."""
     if error is None or id(error) in seen:
         return
     seen.add(id(error))
-    if isinstance(error, TaskError) and error.task_id:
-        yield error.task_id
+    origin: str | None = error.task_id if isinstance(error, TaskError) else getattr(error, FAILED_TASK, None)
+    if origin:
+        yield origin
     parts: tuple[BaseException, ...] = getattr(error, "exceptions", ()) if _is_group(error) else ()
     for part in parts:
         yield from failed_tasks(part, seen)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from perdure.schema.execution import LogRecord
 
+from .texts import cut, storable
 from .values import to_json
 
 if TYPE_CHECKING:
@@ -53,6 +54,10 @@ class Logger:
     def _write(self, level: str, message: str, data: Any) -> _Written:
         execution = self._execution
         scope = execution.enter()
+        text: Any = message
+        message = cut(
+            storable(text if isinstance(text, str) else str(text)), execution.settings.limits.error_chars_max
+        )
         if LEVELS.index(level) > self._level:
             return _WRITTEN
         count = scope.counts[level, message] = scope.counts.get((level, message), 0) + 1
@@ -62,7 +67,7 @@ class Logger:
         if isinstance(data, BaseException):
             data = {"name": type(data).__name__, "message": str(data)}
         line = LogRecord(
-            id=sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:32],
+            id=sha256(identity.encode()).hexdigest()[:32],
             level=level,
             message=message,
             at=execution.clock.now(),

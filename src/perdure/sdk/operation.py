@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import msgspec
 
 from perdure.clock import to_datetime
-from perdure.errors import TaskError
-from perdure.limits import Limits
+from perdure.durations import to_ms
+from perdure.errors import TaskError, UsageError
+from perdure.limits import DEFAULT_LIMITS, Limits
 from perdure.schema.execution import TaskRecord
 from perdure.schema.runs import Task, TaskStatus
 
 from .branches import Branch, OperationFuture
 from .retry import Retry
 from .scope import Scope
+from .texts import check_text
 from .values import to_json
 
 if TYPE_CHECKING:
@@ -32,6 +34,18 @@ ErrorHandler: TypeAlias = Callable[[Exception, Task], Any] | Callable[[Exception
 None: go on as `retry` says. False: don't retry. A timedelta or an aware datetime: try again after or at it.
 An exception: fail or retry as if the task had raised that instead; so does an exception that it raises.
 """
+
+
+_OPTION_TYPES: tuple[tuple[str, Any, str], ...] = (
+    ("name", str, "a string"),
+    ("description", str, "a string"),
+    ("icon", str, "a string"),
+    ("properties", list, 'a list of dicts like {"label": "Status", "text": "200"}'),
+    ("style", dict, 'a dict like {"style": "minimal"}'),
+    ("redact", list, 'a list of dotted paths like ["card.number"]'),
+    ("retry", Retry, "a Retry"),
+    ("delay_until", datetime, "an aware datetime"),
+)
 
 
 class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +63,23 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
     delay_until: datetime | None = None
     on_error: Any = None
     output: Any = None
+
+    def __post_init__(self) -> None:
+        for option, kinds, what in _OPTION_TYPES:
+            value: Any = getattr(self, option)
+            if value is not None and not isinstance(value, kinds):
+                raise UsageError(f"task option {option} must be {what}, not {value!r}")
+        for option, inner, what in (("redact", str, "paths"), ("properties", dict, "dicts")):
+            if any(not isinstance(item, inner) for item in getattr(self, option) or ()):
+                raise UsageError(
+                    f"task option {option} must be a list of {what}, not {getattr(self, option)!r}"
+                )
+        if self.on_error is not None and not callable(self.on_error):
+            raise UsageError(f"task option on_error must be a function (error, task), not {self.on_error!r}")
+        if self.name is not None:
+            check_text(self.name, "task option name", DEFAULT_LIMITS.name_chars_max)
+        if self.timeout is not None:
+            to_ms(self.timeout, "task option timeout")
 
     @property
     def is_plain(self) -> bool:

@@ -62,7 +62,7 @@ async def run_task(
     facts = facts_of(fn)
     options = merge_options(facts.options, given)
     codec = facts.codec if options.output is None else codec_for(options.output)
-    operation = execution.open(key, options.name, options, scope, execution.current_branch(scope), site)
+    operation = execution.open(key, options.name, options, scope, execution.branches.current(scope), site)
     record = operation.record
     try:
         if execution.is_settled(record):
@@ -180,7 +180,7 @@ async def wait(
 ) -> None:
     """Wait until the instant `due(now)`, worked out when the wait is first met. See IO.wait."""
     scope = await enter(execution, site)
-    operation = execution.open(key, name, options, scope, execution.current_branch(scope), site)
+    operation = execution.open(key, name, options, scope, execution.branches.current(scope), site)
     record = operation.record
     try:
         if execution.is_settled(record):
@@ -204,7 +204,7 @@ async def wait(
 async def observe(execution: Execution, site: CallSite, key: Key, make: Callable[[], Any], name: str) -> Any:
     """A value that is made once and then remembered, at no write of its own (`io.now`, `io.uuid`, `io.random`)."""
     scope = await enter(execution, site)
-    operation = execution.open(key, name, NO_OPTIONS, scope, execution.current_branch(scope), site)
+    operation = execution.open(key, name, NO_OPTIONS, scope, execution.branches.current(scope), site)
     record = operation.record
     try:
         if execution.is_settled(record):
@@ -224,7 +224,7 @@ async def observe(execution: Execution, site: CallSite, key: Key, make: Callable
 async def yield_(execution: Execution, site: CallSite, key: Key) -> None:
     """Leave this execution, once per key. See IO.yield_."""
     scope = await enter(execution, site)
-    operation = execution.open(key, "yield", NO_OPTIONS, scope, execution.current_branch(scope), site)
+    operation = execution.open(key, "yield", NO_OPTIONS, scope, execution.branches.current(scope), site)
     try:
         if execution.is_settled(operation.record):
             return await replay(execution, operation, PLAIN)

@@ -19,7 +19,8 @@ class Records:
     """The records of one execution.
 
     Attributes:
-        history: position in the run's history → the record that a replay comes to there, as claimed.
+        expected: what a replay comes to, as (moment, record): a completion or interruption at `seq` has the moment 2 * seq,
+            the first appearance of a task at `opened` 2 * opened + 1.
         logs: log lines that aren't written yet.
         output_bytes: size of all outputs together (characters of JSON; those a claim left out don't count).
     """
@@ -27,8 +28,12 @@ class Records:
     def __init__(self, claimed: Sequence[TaskRecord], limits: Limits) -> None:
         self._by_id = {record.id: record for record in claimed}
         self._limits = limits
-        self.history = {seq: record for record in claimed if (seq := _position(record)) is not None}
-        self._seq = max(self.history, default=0)
+        self.expected = [(2 * record.opened + 1, record) for record in claimed]
+        self.expected.extend(
+            (2 * seq, record) for record in claimed if (seq := _position(record)) is not None
+        )
+        self._seq = max((seq for record in claimed if (seq := _position(record)) is not None), default=0)
+        self._opened: set[str] = set()
         self.output_bytes = sum(len(record.output or "") for record in claimed)
         self._unwritten: dict[str, TaskRecord] = {}
         self.logs: list[LogRecord] = []
@@ -36,11 +41,20 @@ class Records:
     def __len__(self) -> int:
         return len(self._by_id)
 
-    def find(self, id: str) -> TaskRecord | None:
+    def open(self, id: str) -> TaskRecord | None:
+        """The record of a task that the run's code has come to; None if it is new."""
+        self._opened.add(id)
         return self._by_id.get(id)
 
     def add(
-        self, idempotency: str, *, key: str, name: str, parent_id: str | None, details: str | None
+        self,
+        idempotency: str,
+        *,
+        key: str,
+        name: str,
+        opened: int,
+        parent_id: str | None,
+        details: str | None,
     ) -> TaskRecord:
         """A task met for the first time.
 
@@ -62,6 +76,7 @@ class Records:
             name=name,
             status=TaskStatus.PENDING,
             position=len(self._by_id),
+            opened=opened,
             parent_id=parent_id,
             details=details,
         )
@@ -80,10 +95,13 @@ class Records:
         self._seq += 1
         return self._seq
 
-    def is_unreachable(self, seq: int) -> bool:
-        """Whether what was recorded at `seq` can't come up in this execution any more."""
-        record = self.history[seq]
-        if _position(record) != seq:
+    def is_moot(self, moment: int, record: TaskRecord) -> bool:
+        """Whether what was expected of `record` at `moment` has come, or can't come any more in this execution."""
+        seq = _position(record)
+        if moment % 2:
+            if record.id in self._opened:
+                return True
+        elif seq != moment // 2:
             return True
         parent = self._by_id.get(record.parent_id) if record.parent_id else None
         while parent is not None:
@@ -134,8 +152,9 @@ class Records:
         return Failed(info, list(anew))
 
     def _failed_upwards(self, task: str) -> Iterable[str]:
+        """The task itself (it has failed, or is a time-out that fired), and the parents that failed with it."""
         record = self._by_id.get(task)
-        while record is not None and record.status is TaskStatus.ERRORED:
+        while record is not None and (record.id == task or record.status is TaskStatus.ERRORED):
             yield record.id
             record = self._by_id.get(record.parent_id) if record.parent_id else None
 

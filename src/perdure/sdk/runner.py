@@ -147,8 +147,8 @@ class Runner:
             execution.revoke(reason)
 
     def _blocked(self, task: asyncio.Task[Any] | None, message: str) -> None:
-        """The loop was blocked by `task`: say so on the run, if it was one's."""
-        for execution in self._executions.values():
+        """The loop is blocked by `task`: say so on the run, if it is one's. Called by the watchdog's thread."""
+        for execution in tuple(self._executions.values()):
             if task is not None and task in execution.branches:
                 execution.warn(message)
                 return

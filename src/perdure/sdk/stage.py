@@ -3,7 +3,8 @@
 Theory of operation (execution.md sections 1 and 2; decision 0006). Every completion, timer that fired and interruption
 has a sequence number in the run's history. Completions reach their branches one at a time, in that order, each when no
 branch can run: on the first run exactly as on replay, so user code sees the same interleaving. What is new gets a new,
-higher number, so it comes after everything that was recorded.
+higher number, so it comes after everything that was recorded. A task also remembers after which number its branch came to
+it: on replay, nothing later happens before the branch is there again (it may have slept first, outside any task).
 
 A run is *quiescent* when an operation is parked and nothing in the run can make progress by itself: no write is under
 way, no body runs, every branch waits for a parked operation, for a sibling or inside asyncio's own primitives, and no
@@ -23,6 +24,8 @@ from .scope import Scope
 if TYPE_CHECKING:
     import asyncio
 
+    from perdure.schema.execution import TaskRecord
+
     from .execution import Execution
     from .operation import Operation
 
@@ -35,12 +38,14 @@ _POLL_SECONDS = (0.01, 1.0)
 class Stage:
     """Delivery and quiescence of one execution; the execution tells it what happens and carries out what it decides."""
 
-    def __init__(self, execution: Execution, recorded: Iterable[int]) -> None:
+    def __init__(self, execution: Execution, expected: Iterable[tuple[int, TaskRecord]]) -> None:
         self._execution = execution
         self._loop = execution.loop
-        self._undelivered = list(recorded)
-        heapq.heapify(self._undelivered)
+        self._expected = [(moment, n, record) for n, (moment, record) in enumerate(expected)]
+        heapq.heapify(self._expected)
         self._delivered: set[int] = set()
+        self.reached = 0
+        """The position in the run's history that its code has seen: the highest number delivered."""
         self._gates: list[tuple[int, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self.parked: dict[Operation, int | None] = {}
@@ -88,10 +93,9 @@ class Stage:
         """Whether a completion may reach its branch without waiting: the branch is alone and nothing is before it."""
         if len(self._execution.branches) > 1:
             return False
-        if self._gates and self._gates[0][0] < seq:
+        if (self._gates and self._gates[0][0] < seq) or self._is_preceded(seq):
             return False
-        if self._undelivered:
-            self._delivered.add(seq)
+        self._deliver(seq)
         return True
 
     def deliver(self, seq: int, release: Callable[[], None]) -> None:
@@ -100,8 +104,8 @@ class Stage:
         self.schedule()
 
     def skip(self, seq: int) -> None:
-        """What was recorded at `seq` has come about by itself (an interruption), or will not come again."""
-        self._delivered.add(seq)
+        """What has the number `seq` has come about by itself (an interruption), or will not come again."""
+        self._deliver(seq)
 
     def stop(self) -> None:
         """Nothing is delivered any more."""
@@ -128,7 +132,7 @@ class Stage:
         if self._gates and not execution.yielding:
             if self._is_next():
                 seq, _, release = heapq.heappop(self._gates)
-                self._delivered.add(seq)
+                self._deliver(seq)
                 release()
                 self.schedule()
             else:
@@ -160,43 +164,52 @@ class Stage:
                 inside = not in_body or scope in waiting_scopes
             if not inside:
                 (idle.bodies if in_body else idle.foreign).append(branch)
-        timers = [timer for timer in self._execution.timers if timer.is_pending]
-        self._execution.timers[:] = timers
-        idle.timers = bool(timers)
+        idle.timers = bool(self._execution.branches.pending_timers())
         return idle
 
     def _scopes_of_blocked(self) -> set[Scope]:
         """The scopes in which branches are blocked in io calls, and those around them."""
         scopes: set[Scope] = set()
-        for branch in self._execution.branches.values():
+        for branch in self._execution.branches:
             scope: Scope | None = None if branch in self._free else branch.scope
             while scope is not None and scope not in scopes:
                 scopes.add(scope)
                 scope = scope.operation.scope if scope.operation is not None else None
         return scopes
 
+    def _deliver(self, seq: int) -> None:
+        self.reached = max(self.reached, seq)
+        if self._expected:
+            self._delivered.add(seq)
+
     def _is_next(self) -> bool:
-        """Whether the first gate may open: it is the oldest undelivered, or nothing older can come any more."""
+        """Whether the first gate may open: nothing is expected before it, or nothing older can come any more."""
         first = self._gates[0][0]
-        while True:
-            while self._undelivered and self._is_moot(self._undelivered[0]):
-                heapq.heappop(self._undelivered)
-            if not self._undelivered or first <= self._undelivered[0]:
-                self._stalled_since = None
-                return True
+        while self._is_preceded(first):
             if self._idle_branches().nothing_moves(self._execution.writing):
-                return True
+                break
             now = self._loop.time()
             if self._stalled_since is None:
                 self._stalled_since = now
             if now - self._stalled_since < self._execution.settings.foreign_await_limit:
                 return False
             # What was recorded there is not coming (the code has changed, or took another way): give up on that one.
-            heapq.heappop(self._undelivered)
+            heapq.heappop(self._expected)
             self._stalled_since = None
+        self._stalled_since = None
+        return True
 
-    def _is_moot(self, seq: int) -> bool:
-        return seq in self._delivered or self._execution.records.is_unreachable(seq)
+    def _is_preceded(self, seq: int) -> bool:
+        """Whether something that happened before `seq` has not happened in this execution and still can."""
+        expected = self._expected
+        while expected and self._is_moot(expected[0][0], expected[0][2]):
+            heapq.heappop(expected)
+        return bool(expected) and expected[0][0] < 2 * seq
+
+    def _is_moot(self, moment: int, record: TaskRecord) -> bool:
+        return (moment % 2 == 0 and moment // 2 in self._delivered) or self._execution.records.is_moot(
+            moment, record
+        )
 
     def _consider_putting_down(self, idle: _Idle) -> None:
         execution = self._execution

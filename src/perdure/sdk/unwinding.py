@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import Context
+from pathlib import Path
 from typing import Any
 
 from .branches import Branch, OperationFuture
 from .signals import Signal
+
+_OWN_FOLDER = str(Path(__file__).parent)
 
 
 async def unwind(live: list[Branch], signal: Signal, limit: float) -> list[str]:
@@ -46,6 +49,11 @@ async def _all_done(tasks: list[asyncio.Task[Any]]) -> None:
 
 
 def where_waiting(task: asyncio.Task[Any]) -> str:
-    """The line of code at which a task is suspended."""
-    frames = task.get_stack(limit=1)
-    return f"{frames[0].f_code.co_filename}:{frames[0].f_lineno}" if frames else task.get_name()
+    """The line of user code at which a task is suspended: the innermost that isn't perdure's."""
+    where = task.get_name()
+    coroutine: Any = task.get_coro()
+    while (frame := getattr(coroutine, "cr_frame", None)) is not None:
+        if not frame.f_code.co_filename.startswith(_OWN_FOLDER):
+            where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        coroutine = coroutine.cr_await
+    return where

@@ -21,7 +21,8 @@ _NOT_USER_CODE = (str(Path(asyncio.__file__).parent.parent), str(Path(__file__).
 class Watchdog:
     """A thread that looks on while the loop ticks.
 
-    `report(task, message)` is called on the loop, once it turns again; `task` is the asyncio task that blocked it.
+    `report(task, message)` is called in that thread, for the loop may never turn again; `task` is the asyncio task that
+    blocks it.
     """
 
     def __init__(self, report: Callable[[asyncio.Task[Any] | None, str], None]) -> None:
@@ -70,7 +71,4 @@ class Watchdog:
             "process stands still meanwhile. Give io.run_task a plain def (it runs in a thread), or await\n"
             + "".join(traceback.format_list(stack[-6:]))
         )
-        try:
-            self._loop.call_soon_threadsafe(self._report, task, message)
-        except RuntimeError:  # the loop was closed in the meantime
-            return
+        self._report(task, message)

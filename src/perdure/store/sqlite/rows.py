@@ -132,6 +132,7 @@ def task_row(run_id: str, task: TaskRecord) -> Row:
         task.details,
         task.output,
         task.types,
+        task.opened,
     )
 
 

@@ -84,6 +84,7 @@ CREATE TABLE tasks (
     name text not null,
     status text not null,
     position integer not null,
+    opened integer not null,
     parent_id text,
     seq integer,
     interrupted integer,

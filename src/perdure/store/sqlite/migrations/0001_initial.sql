@@ -92,6 +92,7 @@ create table tasks (
     name text not null,
     status text not null,
     position integer not null,
+    opened integer not null,
     parent_id text,
     seq integer,
     interrupted integer,
