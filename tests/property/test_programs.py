@@ -32,7 +32,6 @@ def seeds(part: int) -> range:
     return range(part * PROGRAMS // PARTS, (part + 1) * PROGRAMS // PARTS)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.skipif("PERDURE_PROGRAM_SEED" in os.environ, reason="only one seed is asked for")
 @pytest.mark.parametrize("part", range(PARTS))

@@ -364,7 +364,6 @@ def quiet() -> Iterator[None]:
 SCALE = float(os.environ.get("PERDURE_TEST_SCALE", "1"))
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("quiet")
 class TestRuns(RunsMachine.TestCase):
