@@ -15,6 +15,7 @@ from .call_sites import CallSite
 from .failures import FAILED_TASK
 from .keys import Key
 from .operation import TaskOptions
+from .turns import leave_if_yielding
 
 if TYPE_CHECKING:
     from .execution import Execution
@@ -59,7 +60,7 @@ class Deadline:
     def _due_now(self) -> None:
         if self._armed and self._execution.outcome is None:
             seq = self._execution.records.next_seq()
-            self._execution.stage.deliver(seq, lambda: self._fire(seq))
+            self._execution.stage.interrupt(seq, lambda: self._fire(seq))
 
     def _fire(self, seq: int) -> None:
         if self._armed:
@@ -92,6 +93,7 @@ class DurableTimeout:
             self._key, "timeout", options, scope, execution.branches.current(scope), self._site
         )
         record = operation.record
+        await leave_if_yielding(execution, operation)
         if record.due_at is None:
             now = execution.clock.now()
             record.due_at = now + to_ms(self._duration, f"{operation.where}: io.timeout")

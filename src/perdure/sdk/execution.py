@@ -161,6 +161,11 @@ class Execution:
         return scope
 
     @property
+    def is_sync(self) -> bool:
+        """Whether the run function is a plain `def`, in a thread."""
+        return self._sync_run is not None
+
+    @property
     def is_foreign_thread(self) -> bool:
         """Whether the caller isn't on the event loop."""
         return get_ident() != self._thread
@@ -315,8 +320,7 @@ class Execution:
         """End this execution as soon as no body runs; the run goes on in a new one."""
         if self.yielding is None and self.outcome is None:
             self.yielding = reason
-        if self._sync_run is None:
-            self.stage.schedule()
+        self.stage.schedule()
 
     def end_yielded(self) -> None:
         if self._main is not None and self._main.done():

@@ -18,7 +18,7 @@ from .keys import Key
 from .operation import NO_OPTIONS, Operation, TaskOptions
 from .scope import Scope, current_scope
 from .steps import begin, complete, decide_retry, fail, first_due, settle
-from .turns import blocked, in_turn, park, recorded, replay
+from .turns import blocked, in_turn, leave_if_yielding, park, recorded, replay
 from .values import PLAIN, codec_for
 
 if TYPE_CHECKING:
@@ -67,12 +67,12 @@ async def run_task(
     try:
         if execution.is_settled(record):
             return await replay(execution, operation, codec)
+        await leave_if_yielding(execution, operation)
         due = first_due(operation, options)
         while True:
             if due is not None:
                 await park(execution, operation, due)
-            while execution.yielding:
-                await park(execution, operation, None)
+            await leave_if_yielding(execution, operation)
             try:
                 value = await _attempt(execution, operation, fn, args, options, facts)
                 execution.check()
@@ -185,6 +185,7 @@ async def wait(
     try:
         if execution.is_settled(record):
             return await replay(execution, operation, PLAIN)
+        await leave_if_yielding(execution, operation)
         if record.due_at is None:
             record.due_at = due(execution.clock.now())
             record.started_at = execution.clock.now()
@@ -209,8 +210,7 @@ async def observe(execution: Execution, site: CallSite, key: Key, make: Callable
     try:
         if execution.is_settled(record):
             return await replay(execution, operation, PLAIN)
-        while execution.yielding:
-            await park(execution, operation, None)
+        await leave_if_yielding(execution, operation)
         result = settle(execution, operation, make(), PLAIN)
         record.started_at = record.completed_at
         execution.note(record)

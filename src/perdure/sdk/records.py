@@ -28,10 +28,7 @@ class Records:
     def __init__(self, claimed: Sequence[TaskRecord], limits: Limits) -> None:
         self._by_id = {record.id: record for record in claimed}
         self._limits = limits
-        self.expected = [(2 * record.opened + 1, record) for record in claimed]
-        self.expected.extend(
-            (2 * seq, record) for record in claimed if (seq := _position(record)) is not None
-        )
+        self.expected = _moments(claimed)
         self._seq = max((seq for record in claimed if (seq := _position(record)) is not None), default=0)
         self._opened: set[str] = set()
         self.output_bytes = sum(len(record.output or "") for record in claimed)
@@ -105,16 +102,22 @@ class Records:
             return True
         parent = self._by_id.get(record.parent_id) if record.parent_id else None
         while parent is not None:
-            if parent.seq is not None:
+            if parent.seq is not None or parent.interrupted is not None:
                 return True
             parent = self._by_id.get(parent.parent_id) if parent.parent_id else None
         return False
 
-    def forget_interruptions_under(self, record: TaskRecord) -> None:
-        """A new attempt of a task may take another way: what the last one interrupted below it may run."""
-        for other in self._by_id.values():
-            if other.interrupted is not None and self._is_under(other, record.id):
+    def begin_anew(self, record: TaskRecord) -> list[tuple[int, TaskRecord]]:
+        """A new attempt of a task comes to what is below it once more: what of that is expected again (see `expected`).
+
+        It may take another way, so what the last one interrupted may run now.
+        """
+        below = [other for other in self._by_id.values() if self._is_under(other, record.id)]
+        for other in below:
+            self._opened.discard(other.id)
+            if other.interrupted is not None:
                 self._undo_interruption(other)
+        return _moments(below)
 
     def undo_last_interruptions(self) -> None:
         """The run has failed: what was interrupted after its last completion fell with it, and isn't worth repeating."""
@@ -166,6 +169,12 @@ class Records:
         self._unwritten.clear()
         self.logs = []
         return tasks, logs
+
+
+def _moments(records: Sequence[TaskRecord]) -> list[tuple[int, TaskRecord]]:
+    moments = [(2 * record.opened + 1, record) for record in records]
+    moments.extend((2 * seq, record) for record in records if (seq := _position(record)) is not None)
+    return moments
 
 
 def _position(record: TaskRecord) -> int | None:

@@ -41,13 +41,14 @@ class Stage:
     def __init__(self, execution: Execution, expected: Iterable[tuple[int, TaskRecord]]) -> None:
         self._execution = execution
         self._loop = execution.loop
-        self._expected = [(moment, n, record) for n, (moment, record) in enumerate(expected)]
-        heapq.heapify(self._expected)
+        self._order = itertools.count()
+        self._expected: list[tuple[int, int, TaskRecord]] = []
         self._delivered: set[int] = set()
+        self.expect(expected)
         self.reached = 0
         """The position in the run's history that its code has seen: the highest number delivered."""
         self._gates: list[tuple[int, int, Callable[[], None]]] = []
-        self._order = itertools.count()
+        self._interrupts: set[int] = set()
         self.parked: dict[Operation, int | None] = {}
         """Operations that can't complete now → instant at which they can, None for not by themselves."""
         self.deadlines: dict[object, int] = {}
@@ -81,7 +82,12 @@ class Stage:
         """Something happened: have a look once it has settled. Nothing to do while all branches are under way."""
         self._settled = 0
         self._poll_delay = _POLL_SECONDS[0]
-        if (self.parked or self._gates or self._execution.yielding) and self._execution.outcome is None:
+        execution = self._execution
+        if (
+            (self.parked or self._gates or execution.yielding)
+            and execution.outcome is None
+            and not execution.is_sync
+        ):
             self._look_next_turn()
 
     def _look_next_turn(self) -> None:
@@ -98,9 +104,22 @@ class Stage:
         self._deliver(seq)
         return True
 
+    def expect(self, moments: Iterable[tuple[int, TaskRecord]]) -> None:
+        """What of the run's history the code is to come to (again); see Records.expected."""
+        self._expected.extend((moment, next(self._order), record) for moment, record in moments)
+        self._delivered.difference_update(moment // 2 for moment, _, _ in self._expected if moment % 2 == 0)
+        heapq.heapify(self._expected)
+
     def deliver(self, seq: int, release: Callable[[], None]) -> None:
         """Call `release` when the completion numbered `seq` is next."""
         heapq.heappush(self._gates, (seq, next(self._order), release))
+        self.schedule()
+
+    def interrupt(self, seq: int, release: Callable[[], None]) -> None:
+        """As `deliver`, but not held back by a yield: it is what a body that the yield waits for has to be told."""
+        n = next(self._order)
+        self._interrupts.add(n)
+        heapq.heappush(self._gates, (seq, n, release))
         self.schedule()
 
     def skip(self, seq: int) -> None:
@@ -129,8 +148,10 @@ class Stage:
         if self._settled < SETTLING_TURNS:
             self._look_next_turn()
             return
-        if self._gates and not execution.yielding:
-            if self._is_next():
+        if execution.yielding:
+            self._gates = [gate for gate in self._gates if gate[1] in self._interrupts]
+        if self._gates:
+            if execution.yielding or self._is_next():
                 seq, _, release = heapq.heappop(self._gates)
                 self._deliver(seq)
                 release()

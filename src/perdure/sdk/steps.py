@@ -58,7 +58,7 @@ def begin(execution: Execution, operation: Operation, options: TaskOptions) -> N
         record.status = TaskStatus.RUNNING
         record.attempts += 1
         if record.attempts > 1:
-            execution.records.forget_interruptions_under(record)
+            execution.stage.expect(execution.records.begin_anew(record))
     now = execution.clock.now()
     record.started_at = record.started_at or now
     record.due_at = None

@@ -81,6 +81,12 @@ async def park(execution: Execution, operation: Operation, due: int | None) -> N
             timer.cancel()
 
 
+async def leave_if_yielding(execution: Execution, operation: Operation) -> None:
+    """Go no further in an execution that yields: nothing new is begun, nor even noted, in it."""
+    while execution.yielding:
+        await park(execution, operation, None)
+
+
 async def blocked(execution: Execution, operation: Operation) -> None:
     execution.stage.branch_blocked(operation.branch_in_run)
     await operation.new_future(execution)
