@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 from perdure.durations import to_ms
 from perdure.schema.runs import TaskStatus
 
-from .branches import outside_run
+from .branches import OperationFuture, outside_run
 from .call_sites import CallSite
 from .failures import FAILED_TASK
 from .keys import Key
@@ -63,6 +63,8 @@ class Deadline:
             self._execution.stage.interrupt(seq, lambda: self._fire(seq))
 
     def _fire(self, seq: int) -> None:
+        if self._execution.yielding and isinstance(getattr(self._task, "_fut_waiter", None), OperationFuture):
+            return  # no body is kept from ending by this; what the branch waits to be told comes first, in the next execution
         if self._armed:
             self._fired = True
             if self._on_fire is not None:

@@ -106,8 +106,10 @@ class Stage:
 
     def expect(self, moments: Iterable[tuple[int, TaskRecord]]) -> None:
         """What of the run's history the code is to come to (again); see Records.expected."""
-        self._expected.extend((moment, next(self._order), record) for moment, record in moments)
-        self._delivered.difference_update(moment // 2 for moment, _, _ in self._expected if moment % 2 == 0)
+        for moment, record in moments:
+            self._expected.append((moment, next(self._order), record))
+            if moment % 2 == 0:
+                self._delivered.discard(moment // 2)
         heapq.heapify(self._expected)
 
     def deliver(self, seq: int, release: Callable[[], None]) -> None:
