@@ -13,7 +13,7 @@ from msgspec import Struct
 from .runs import ErrorInfo, TaskStatus
 
 
-class TaskRecord(Struct, kw_only=True):
+class TaskRecord(Struct, kw_only=True, gc=False):
     """The whole state of a task. Recording one replaces what was known of that task (a missing output is kept).
 
     Attributes:
@@ -49,7 +49,7 @@ class TaskRecord(Struct, kw_only=True):
     omitted: bool = False
 
 
-class LogRecord(Struct, kw_only=True):
+class LogRecord(Struct, kw_only=True, gc=False):
     """A log line. `id` is derived from where it was written, so a replay writes the same line to no effect."""
 
     id: str
@@ -60,7 +60,7 @@ class LogRecord(Struct, kw_only=True):
     task_id: str | None = None
 
 
-class EventRecord(Struct, kw_only=True):
+class EventRecord(Struct, kw_only=True, gc=False):
     """An event as stored; `payload` and `context` are JSON text."""
 
     id: str
@@ -72,7 +72,7 @@ class EventRecord(Struct, kw_only=True):
     is_test: bool = False
 
 
-class Claim(Struct, kw_only=True):
+class Claim(Struct, kw_only=True, gc=False):
     """A run handed to an executor, with all it needs to replay.
 
     Attributes:
@@ -98,14 +98,14 @@ class Claim(Struct, kw_only=True):
     tasks: list[TaskRecord] = []
 
 
-class Completed(Struct, frozen=True):
+class Completed(Struct, frozen=True, gc=False):
     """The run function returned; `output` is JSON."""
 
     output: str
     types: str | None = None
 
 
-class Failed(Struct, frozen=True):
+class Failed(Struct, frozen=True, gc=False):
     """An error left the run function. `failed_tasks`: ids of the tasks it came from (what `continue_run` resets).
 
     retry_at: the job's own `retry` policy gives it another execution then; the failed tasks are reset.
@@ -116,31 +116,31 @@ class Failed(Struct, frozen=True):
     retry_at: int | None = None
 
 
-class Suspended(Struct, frozen=True):
+class Suspended(Struct, frozen=True, gc=False):
     """Nothing in the run can move before `wake_at`."""
 
     wake_at: int
 
 
-class Yielded(Struct, frozen=True):
+class Yielded(Struct, frozen=True, gc=False):
     """The execution ended early on purpose (yield, shutdown, forced replay); go on as soon as possible."""
 
     reason: str
 
 
-class TimedOut(Struct, frozen=True):
+class TimedOut(Struct, frozen=True, gc=False):
     """The run used up its `max_duration`."""
 
     limit_ms: int
 
 
-class InvalidPayload(Struct, frozen=True):
+class InvalidPayload(Struct, frozen=True, gc=False):
     """The payload doesn't fit the job's schema. `issues`: [{"path": [...], "message": ...}] as an ErrorInfo's message."""
 
     error: ErrorInfo
 
 
-class JobMissing(Struct, frozen=True):
+class JobMissing(Struct, frozen=True, gc=False):
     """This process doesn't define the job."""
 
 

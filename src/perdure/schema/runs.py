@@ -66,7 +66,7 @@ class TaskStatus(Enum):
     CANCELED = "CANCELED"
 
 
-class ErrorInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ErrorInfo(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """An error as stored. `types`: qualified class names, most derived first; `task_id`: the task it came from."""
 
     name: str
@@ -148,7 +148,7 @@ class Run(Struct, frozen=True, kw_only=True):
     logs: list[Log] = []
 
 
-class EventRun(Struct, frozen=True, kw_only=True):
+class EventRun(Struct, frozen=True, kw_only=True, gc=False):
     """A run that an event caused, in brief."""
 
     id: str

@@ -161,6 +161,8 @@ class Branches:
     def add(self, task: asyncio.Task[Any], birth: Scope) -> Branch:
         """The run's code has started an asyncio task. It leaves in the turn of the loop after its end."""
         branch = self._by_task[task] = Branch(task, birth)
+        if birth.branches is None:
+            birth.branches = set()
         birth.branches.add(branch)
         task.add_done_callback(self._ended, context=self._execution.outside)
         self._execution.stage.branch_freed(branch)
@@ -169,12 +171,13 @@ class Branches:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         branch = self._by_task.pop(task, None)
         if branch is not None:
-            branch.birth.branches.discard(branch)
+            if branch.birth.branches is not None:
+                branch.birth.branches.discard(branch)
             self._execution.stage.branch_ended(branch)
 
     def current(self, scope: Scope) -> Branch:
         """The branch that calls io now."""
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._execution.loop)
         assert task is not None
         branch = self._by_task.get(task) or self.add(task, scope)
         branch.used_io = True

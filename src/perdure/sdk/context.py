@@ -12,7 +12,7 @@ from perdure.clock import to_datetime
 from perdure.schema.execution import Claim
 
 
-class RunContext(Struct, frozen=True, kw_only=True):
+class RunContext(Struct, frozen=True, kw_only=True, gc=False):
     """The run.
 
     Attributes:
@@ -34,7 +34,7 @@ class RunContext(Struct, frozen=True, kw_only=True):
         return self.attempt > 1
 
 
-class JobContext(Struct, frozen=True, kw_only=True):
+class JobContext(Struct, frozen=True, kw_only=True, gc=False):
     """The job, in the version that the run was made for."""
 
     id: str

@@ -14,7 +14,7 @@ from .branches import OperationFuture, outside_run
 from .call_sites import CallSite
 from .failures import FAILED_TASK
 from .keys import Key
-from .operation import TaskOptions
+from .operation import TaskOptions, open_operation
 from .turns import leave_if_yielding
 
 if TYPE_CHECKING:
@@ -91,8 +91,8 @@ class DurableTimeout:
         scope = execution.enter()
         execution.awaited(self._site)
         options = TaskOptions(icon="clock", params={"seconds": to_ms(self._duration, "io.timeout") / 1000})
-        self._operation = operation = execution.open(
-            self._key, "timeout", options, scope, execution.branches.current(scope), self._site
+        self._operation = operation = open_operation(
+            execution, self._key, "timeout", options, scope, execution.branches.current(scope), self._site
         )
         record = operation.record
         await leave_if_yielding(execution, operation)

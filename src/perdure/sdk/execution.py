@@ -23,7 +23,6 @@ import msgspec
 
 from perdure.clock import Clock, Random
 from perdure.errors import (
-    DuplicateKeyError,
     PerdureError,
     UsageError,
 )
@@ -46,8 +45,7 @@ from .branches import Branch, Branches, outside_run
 from .call_sites import CallSite, at, call_site
 from .failures import armed_too_long, not_interrupted
 from .journal import Journal
-from .keys import Key, display_key, idempotency_key, task_id
-from .operation import Operation, TaskOptions
+from .operation import Operation
 from .records import Records
 from .scope import Scope, current_scope
 from .settings import ExecutionSettings
@@ -101,12 +99,11 @@ class Execution:
         self.root = Scope(self, None)
         self.outside = Context()
         self.bodies: set[Operation] = set()
-        self.opened_at = clock.now()
         self._on_finished = on_finished
         self._main: asyncio.Task[Any] | None = None
         self._sync_run: SyncRun | None = None
         self._ending: asyncio.Task[None] | None = None
-        self._alone = asyncio.Event()
+        self._alone: asyncio.Event | None = None
         self._flush_timer: asyncio.TimerHandle | None = None
         self._limit_timer: asyncio.TimerHandle | None = None
         self.refusals = 0
@@ -200,45 +197,7 @@ class Execution:
             case _:
                 return "finished"
 
-    # --- operations --------------------------------------------------------------------------------------------------
-
-    def open(
-        self,
-        key: Key,
-        name: str | None,
-        options: TaskOptions,
-        scope: Scope,
-        branch: Branch | None,
-        site: CallSite,
-    ) -> Operation:
-        """Find or make the record of the task `key` of `scope`, asked for at `site`.
-
-        Raises:
-            DuplicateKeyError: the key was used before in this scope.
-            LimitExceededError: the run has too many tasks.
-        """
-        records = self.records
-        limits = self.settings.limits
-        idempotency = idempotency_key(self.claim.run_id, scope.parent_id, key, chars_max=limits.key_chars_max)
-        if (first := scope.seen.setdefault(idempotency, site)) is not site:
-            raise DuplicateKeyError(key=display_key(key), first=at(first), second=at(site))
-        record = records.open(task_id(idempotency))
-        if record is None:
-            shown = display_key(key)
-            record = records.add(
-                idempotency,
-                key=shown,
-                name=name or shown,
-                opened=self.stage.reached,
-                parent_id=scope.parent_id,
-                details=None if options.is_plain else options.details(f"task {shown!r}", limits),
-            )
-            if len(records) == limits.tasks_per_run_warn:
-                self.warn(
-                    f"the run has {len(records):,} tasks: every resumption goes through all of them. Divide the work "
-                    f"among several runs (past {limits.tasks_per_run_max:,} it fails)"
-                )
-        return Operation(record, scope, branch)
+    # --- what happens to tasks ---------------------------------------------------------------------------------------
 
     def is_settled(self, record: TaskRecord) -> bool:
         """Whether a replay answers for this task: completed, failed for good, or interrupted."""
@@ -324,14 +283,16 @@ class Execution:
 
     def end_yielded(self) -> None:
         if self._main is not None and self._main.done():
-            self._alone.set()  # the run function has ended: its result counts, not the yield
+            if self._alone is not None:
+                self._alone.set()  # the run function has ended: its result counts, not the yield
             return
         self.end(Yielded(self.yielding or "yielded"))
 
     def end_quiescent(self, earliest: int | None) -> bool:
         """Nothing in the run can move before `earliest`. Whether that was the end of the execution."""
         if self._main is not None and self._main.done():
-            self._alone.set()
+            if self._alone is not None:
+                self._alone.set()
             return False
         now = self.clock.now()
         if earliest is None:
@@ -428,13 +389,14 @@ class Execution:
                 main.exception()  # discarded: the outcome is decided
             return
         if self.branches.live():
-            self._ending = self.loop.create_task(self._end_with_branches(main), context=self.outside)
+            self._ending = self.loop.create_task(self._end_with_branches(main), context=Context())
         else:
             self.end(self._outcome_of(main))
 
     async def _end_with_branches(self, main: asyncio.Task[Any]) -> None:
         """The run function has ended with branches alive: they get a bounded time to clean up, durably."""
         self._finishing = True
+        self._alone = asyncio.Event()
         tasks = [branch.task for branch in self.branches.live()]
         await unwinding.cancel_and_wait(tasks, self._alone, self.settings.unwind_limit)
         self.end(self._outcome_of(main))
@@ -485,7 +447,7 @@ class Execution:
         if not live and self._sync_run is None:
             self._finish()
         else:
-            self._ending = self.loop.create_task(self._unwind_and_finish(live), context=self.outside)
+            self._ending = self.loop.create_task(self._unwind_and_finish(live), context=Context())
 
     async def _unwind_and_finish(self, live: list[Branch]) -> None:
         signal, limit = Signal(self.ending_reason), self.settings.unwind_limit

@@ -6,7 +6,6 @@ import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, overload
-from weakref import WeakKeyDictionary
 
 from perdure.errors import UsageError
 
@@ -33,7 +32,9 @@ class FunctionFacts:
 
 # Keyed by code object: closures and lambdas made anew for each call share it. What differs between functions of the
 # same code (the annotation, the policy) is compared.
-_known: WeakKeyDictionary[Any, tuple[Any, TaskOptions, FunctionFacts]] = WeakKeyDictionary()
+_known: dict[Any, tuple[Any, TaskOptions, FunctionFacts]] = {}
+
+_KNOWN_MAX = 10_000
 
 
 def facts_of(fn: Callable[..., Any]) -> FunctionFacts:
@@ -54,6 +55,8 @@ def facts_of(fn: Callable[..., Any]) -> FunctionFacts:
         return known[2]
     facts = _find_out(fn, options)
     if code is not None:
+        if len(_known) >= _KNOWN_MAX:
+            _known.clear()  # code that is made at run time again and again
         _known[code] = (returns, options, facts)
     return facts
 

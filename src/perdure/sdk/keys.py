@@ -47,7 +47,7 @@ def idempotency_key(
 
 def task_id(idempotency_key: str) -> TaskId:
     """ "task_" and 26 characters made of the first 130 bits: the same task has the same id in every execution."""
-    return TaskId("task_" + encode_base32(int(idempotency_key[:33], 16) >> 2, 13))
+    return TaskId("task_" + encode_base32(int(idempotency_key[:33], 16) >> 2))
 
 
 def display_key(key: Key) -> str:

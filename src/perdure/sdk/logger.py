@@ -60,7 +60,7 @@ class Logger:
         )
         if LEVELS.index(level) > self._level:
             return _WRITTEN
-        count = scope.counts[level, message] = scope.counts.get((level, message), 0) + 1
+        count = scope.count_line(level, message)
         operation = scope.operation
         place = (operation.record.id, operation.record.attempts) if operation is not None else ("", 0)
         identity = f"{execution.claim.run_id}:{place[0]}:{place[1]}:{level}:{count}:{message}"

@@ -11,12 +11,14 @@ import msgspec
 
 from perdure.clock import to_datetime
 from perdure.durations import to_ms
-from perdure.errors import TaskError, UsageError
+from perdure.errors import DuplicateKeyError, TaskError, UsageError
 from perdure.limits import DEFAULT_LIMITS, Limits
 from perdure.schema.execution import TaskRecord
 from perdure.schema.runs import Task, TaskStatus
 
 from .branches import Branch, OperationFuture
+from .call_sites import CallSite, at
+from .keys import Key, display_key, idempotency_key, task_id
 from .retry import Retry
 from .scope import Scope
 from .texts import check_text
@@ -105,6 +107,52 @@ NO_OPTIONS = TaskOptions()
 def wait_options(**params: Any) -> TaskOptions:
     """How a wait is shown; `params` say for how long."""
     return TaskOptions(icon="clock", style={"style": "minimal"}, params=params)
+
+
+def open_operation(
+    execution: Execution,
+    key: Key,
+    name: str | None,
+    options: TaskOptions,
+    scope: Scope,
+    branch: Branch | None,
+    site: CallSite,
+) -> Operation:
+    """Find or make the record of the task `key` of `scope`, asked for at `site`.
+
+    Raises:
+        DuplicateKeyError: the key was used before in this scope.
+        LimitExceededError: the key is too long, or the run has too many tasks.
+    """
+    records, limits = execution.records, execution.settings.limits
+    idempotency = idempotency_key(
+        execution.claim.run_id, scope.parent_id, key, chars_max=limits.key_chars_max
+    )
+    if (first := scope.note_call(idempotency, site)) is not site:
+        raise DuplicateKeyError(key=display_key(key), first=at(first), second=at(site))
+    task = task_id(idempotency)
+    record = records.open(task)
+    if record is None:
+        shown = display_key(key)
+        record = records.add(
+            TaskRecord(
+                id=task,
+                idempotency_key=idempotency,
+                key=shown,
+                name=name or shown,
+                status=TaskStatus.PENDING,
+                position=len(records),
+                opened=execution.stage.reached,
+                parent_id=scope.parent_id,
+                details=None if options.is_plain else options.details(f"task {shown!r}", limits),
+            )
+        )
+        if len(records) == limits.tasks_per_run_warn:
+            execution.warn(
+                f"the run has {len(records):,} tasks: every resumption goes through all of them. Divide the work among "
+                f"several runs (past {limits.tasks_per_run_max:,} it fails)"
+            )
+    return Operation(record, scope, branch)
 
 
 class Operation:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from perdure.errors import UsageError
 from perdure.schema.runs import TaskStatus
 
+from .branches import Branch
 from .call_sites import CallSite
 from .deadlines import Deadline
 from .functions import FunctionFacts, facts_of, merge_options
 from .keys import Key
-from .operation import NO_OPTIONS, Operation, TaskOptions
+from .operation import NO_OPTIONS, Operation, TaskOptions, open_operation
 from .scope import Scope, current_scope
 from .steps import begin, complete, decide_retry, fail, first_due, settle
 from .turns import blocked, in_turn, leave_if_yielding, park, recorded, replay
@@ -62,7 +63,9 @@ async def run_task(
     facts = facts_of(fn)
     options = merge_options(facts.options, given)
     codec = facts.codec if options.output is None else codec_for(options.output)
-    operation = execution.open(key, options.name, options, scope, execution.branches.current(scope), site)
+    operation = open_operation(
+        execution, key, options.name, options, scope, execution.branches.current(scope), site
+    )
     record = operation.record
     try:
         if execution.is_settled(record):
@@ -127,9 +130,9 @@ async def _attempt(
     deadline = Deadline(execution, operation.deadline) if operation.deadline is not None else None
     try:
         if deadline is None:
-            return await _call(execution, fn, args, facts)
+            return await (fn(*args) if facts.is_async else _in_thread(execution, fn, args))
         with deadline:
-            return await _call(execution, fn, args, facts)
+            return await (fn(*args) if facts.is_async else _in_thread(execution, fn, args))
     except asyncio.CancelledError as cancelled:
         task = asyncio.current_task()
         if task is not None and task.cancelling() == 0 and execution.outcome is None:
@@ -140,14 +143,12 @@ async def _attempt(
         branch.bodies.remove(scope)
         current_scope.reset(token)
         execution.bodies.discard(operation)
-        await _close_scope(execution, scope)
+        if scope.branches and execution.outcome is None:
+            await _cancel_left_behind(execution, scope.branches)
+        scope.ended = True
 
 
-async def _call(
-    execution: Execution, fn: Callable[..., Any], args: tuple[Any, ...], facts: FunctionFacts
-) -> Any:
-    if facts.is_async:
-        return await fn(*args)
+async def _in_thread(execution: Execution, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     context = copy_context()
     value = await execution.loop.run_in_executor(
         execution.threads, lambda: context.run(_call_plain, fn, args)
@@ -164,15 +165,13 @@ def _call_plain(fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         raise RuntimeError("the function raised StopIteration") from stop
 
 
-async def _close_scope(execution: Execution, scope: Scope) -> None:
+async def _cancel_left_behind(execution: Execution, branches: set[Branch]) -> None:
     """A body has ended: branches that it left behind with tasks under way may not outlive it."""
-    if scope.branches and execution.outcome is None:
-        left = [branch.task for branch in scope.branches if branch.used_io and not branch.task.done()]
-        if left:
-            for task in left:
-                task.cancel()
-            await asyncio.wait(left, timeout=execution.settings.unwind_limit)
-    scope.ended = True
+    left = [branch.task for branch in branches if branch.used_io and not branch.task.done()]
+    if left:
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=execution.settings.unwind_limit)
 
 
 async def wait(
@@ -180,7 +179,7 @@ async def wait(
 ) -> None:
     """Wait until the instant `due(now)`, worked out when the wait is first met. See IO.wait."""
     scope = await enter(execution, site)
-    operation = execution.open(key, name, options, scope, execution.branches.current(scope), site)
+    operation = open_operation(execution, key, name, options, scope, execution.branches.current(scope), site)
     record = operation.record
     try:
         if execution.is_settled(record):
@@ -205,7 +204,9 @@ async def wait(
 async def observe(execution: Execution, site: CallSite, key: Key, make: Callable[[], Any], name: str) -> Any:
     """A value that is made once and then remembered, at no write of its own (`io.now`, `io.uuid`, `io.random`)."""
     scope = await enter(execution, site)
-    operation = execution.open(key, name, NO_OPTIONS, scope, execution.branches.current(scope), site)
+    operation = open_operation(
+        execution, key, name, NO_OPTIONS, scope, execution.branches.current(scope), site
+    )
     record = operation.record
     try:
         if execution.is_settled(record):
@@ -224,7 +225,9 @@ async def observe(execution: Execution, site: CallSite, key: Key, make: Callable
 async def yield_(execution: Execution, site: CallSite, key: Key) -> None:
     """Leave this execution, once per key. See IO.yield_."""
     scope = await enter(execution, site)
-    operation = execution.open(key, "yield", NO_OPTIONS, scope, execution.branches.current(scope), site)
+    operation = open_operation(
+        execution, key, "yield", NO_OPTIONS, scope, execution.branches.current(scope), site
+    )
     try:
         if execution.is_settled(operation.record):
             return await replay(execution, operation, PLAIN)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-
-import msgspec
+from copy import copy
 
 from perdure.errors import LimitExceededError
 from perdure.limits import Limits
@@ -12,7 +11,6 @@ from perdure.schema.execution import Failed, LogRecord, TaskRecord
 from perdure.schema.runs import TaskStatus
 
 from .failures import describe_error, failed_tasks
-from .keys import task_id
 
 
 class Records:
@@ -43,16 +41,7 @@ class Records:
         self._opened.add(id)
         return self._by_id.get(id)
 
-    def add(
-        self,
-        idempotency: str,
-        *,
-        key: str,
-        name: str,
-        opened: int,
-        parent_id: str | None,
-        details: str | None,
-    ) -> TaskRecord:
+    def add(self, record: TaskRecord) -> TaskRecord:
         """A task met for the first time.
 
         Raises:
@@ -66,17 +55,6 @@ class Records:
                 limit=limit,
                 setting="limits.tasks_per_run_max",
             )
-        record = TaskRecord(
-            id=task_id(idempotency),
-            idempotency_key=idempotency,
-            key=key,
-            name=name,
-            status=TaskStatus.PENDING,
-            position=len(self._by_id),
-            opened=opened,
-            parent_id=parent_id,
-            details=details,
-        )
         self._by_id[record.id] = record
         return record
 
@@ -164,7 +142,7 @@ class Records:
     def take_unwritten(self) -> tuple[list[TaskRecord], list[LogRecord]]:
         """What changed since it was last taken."""
         # Copies: the records go on changing while a store's thread reads what was handed over.
-        tasks = [msgspec.structs.replace(record) for record in self._unwritten.values()]
+        tasks = [copy(record) for record in self._unwritten.values()]
         logs = self.logs
         self._unwritten.clear()
         self.logs = []

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from perdure.schema.runs import Task
 
     from .branches import Branch
+    from .call_sites import CallSite
     from .execution import Execution
     from .operation import Operation
 
@@ -32,10 +33,24 @@ class Scope:
     def __init__(self, execution: Execution, operation: Operation | None) -> None:
         self.execution = execution
         self.operation = operation
-        self.seen: dict[str, tuple[str, int, str]] = {}
-        self.counts: dict[tuple[str, str], int] = {}
         self.ended = False
-        self.branches: set[Branch] = set()
+        # Made when there is something in them: most bodies are leaves.
+        self.seen: dict[str, CallSite] | None = None
+        self.counts: dict[tuple[str, str], int] | None = None
+        self.branches: set[Branch] | None = None
+
+    def note_call(self, idempotency: str, site: CallSite) -> CallSite:
+        """The call that first used this key here: `site` itself, or an earlier one."""
+        if self.seen is None:
+            self.seen = {}
+        return self.seen.setdefault(idempotency, site)
+
+    def count_line(self, level: str, message: str) -> int:
+        """How often this log line has been written here, now included."""
+        if self.counts is None:
+            self.counts = {}
+        count = self.counts[level, message] = self.counts.get((level, message), 0) + 1
+        return count
 
     @property
     def parent_id(self) -> str | None:

@@ -31,7 +31,7 @@ from .functions import facts_of, merge_options
 from .io import make_random, make_uuid, with_task_ids
 from .keys import Key
 from .logger import Logger
-from .operation import NO_OPTIONS, Duration, Operation, TaskOptions, wait_options
+from .operation import NO_OPTIONS, Duration, Operation, TaskOptions, open_operation, wait_options
 from .scope import Scope, current_scope
 from .signals import Signal
 from .values import PLAIN, Codec, codec_for
@@ -215,7 +215,7 @@ class SyncIO:
         codec = facts.codec if options.output is None else codec_for(options.output)
 
         def opened() -> tuple[Operation, int | None]:
-            operation = execution.open(key, options.name, options, scope, None, site)
+            operation = open_operation(execution, key, options.name, options, scope, None, site)
             settled = execution.is_settled(operation.record)
             return operation, None if settled else steps.first_due(operation, options)
 
@@ -323,7 +323,7 @@ class SyncIO:
         scope, site = run.enter(), call_site()
 
         def opened() -> Operation:
-            operation = execution.open(key, name, options, scope, None, site)
+            operation = open_operation(execution, key, name, options, scope, None, site)
             record = operation.record
             if not execution.is_settled(record) and record.due_at is None:
                 record.due_at = due(execution.clock.now())
@@ -366,7 +366,7 @@ class SyncIO:
         scope, site = run.enter(), call_site()
 
         def opened() -> Operation:
-            operation = execution.open(key, name, NO_OPTIONS, scope, None, site)
+            operation = open_operation(execution, key, name, NO_OPTIONS, scope, None, site)
             if not execution.is_settled(operation.record):
                 steps.settle(execution, operation, make(), PLAIN)
                 operation.record.started_at = operation.record.completed_at
@@ -381,7 +381,7 @@ class SyncIO:
         scope, site = run.enter(), call_site()
 
         def opened() -> bool:
-            operation = execution.open(key, "yield", NO_OPTIONS, scope, None, site)
+            operation = open_operation(execution, key, "yield", NO_OPTIONS, scope, None, site)
             if execution.is_settled(operation.record):
                 return True
             if not execution.yielding:

@@ -46,7 +46,7 @@ _AS: Final = '"as:'  # type map of a member of a union of models: "as:Page", or 
 _OUTPUT_BYTES_MAX: Final = DEFAULT_LIMITS.output_bytes_max
 
 
-class Encoded(Struct, frozen=True):
+class Encoded(Struct, frozen=True, gc=False):
     """A value as stored: JSON text, and JSON text of its type map (None where plain JSON says it all)."""
 
     json: str
