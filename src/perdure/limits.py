@@ -18,19 +18,15 @@ class Limits(Struct, frozen=True, kw_only=True):
         output_bytes_max: output of a task, bytes.
         run_output_bytes_max: return value of a run, bytes.
         log_bytes_max: data of one log line, bytes.
-        status_bytes_max: data of one `io.create_status` record, bytes.
-        store_value_bytes_max: one value of the key-value store, bytes.
         error_chars_max: message and stack of a recorded error, each; longer ones are cut in the middle, never refused.
         key_chars_max: task key as displayed, characters.
         name_chars_max: names and ids of jobs, events, tasks, schedules, characters.
-        depth_max: nesting of lists and dicts inside one value, levels.
         tasks_per_run_max: tasks recorded in one run.
         tasks_per_run_warn: tasks in one run from which a warning says that replays get slow.
         history_bytes_max: recorded outputs of one run together, bytes.
         history_bytes_warn: the same, from which there is a warning.
         claim_bytes_max: outputs that a claim carries along, bytes; the rest is fetched by task when asked for.
         events_per_send_max: events in one `send_events`.
-        runs_per_batch_invoke_max: runs in one `batch_invoke_and_wait`.
     """
 
     payload_bytes_max: int = 10_000_000
@@ -39,19 +35,15 @@ class Limits(Struct, frozen=True, kw_only=True):
     output_bytes_max: int = 10_000_000
     run_output_bytes_max: int = 10_000_000
     log_bytes_max: int = 1_000_000
-    status_bytes_max: int = 1_000_000
-    store_value_bytes_max: int = 1_000_000
     error_chars_max: int = 20_000
     key_chars_max: int = 500
     name_chars_max: int = 500
-    depth_max: int = 200
     tasks_per_run_max: int = 100_000
     tasks_per_run_warn: int = 20_000
     history_bytes_max: int = 1_000_000_000
     history_bytes_warn: int = 100_000_000
     claim_bytes_max: int = 3_500_000
     events_per_send_max: int = 1_000
-    runs_per_batch_invoke_max: int = 1_000
 
 
 DEFAULT_LIMITS = Limits()

@@ -227,7 +227,7 @@ class NoText(Exception):
 
 
 class Unhashable(Exception):
-    __hash__ = None
+    __hash__ = None  # pyright: ignore[reportAssignmentType] (how Python spells it)
 
     def __eq__(self, other):
         raise RuntimeError("can't compare")

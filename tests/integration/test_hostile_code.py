@@ -207,7 +207,9 @@ async def test_output_that_contains_itself_fails_that_task(app):
 
 async def test_cancelling_its_own_main_task_fails_the_run(app):
     async def job(payload, io, ctx):
-        asyncio.current_task().cancel()
+        main = asyncio.current_task()
+        assert main is not None
+        main.cancel()
         await asyncio.sleep(0)
 
     run = await app.run(job)
@@ -233,7 +235,9 @@ async def test_cancelling_all_tasks_of_the_loop_but_its_own_does_not_hang_the_ru
 
 async def test_task_and_context_names_do_not_matter(app):
     async def job(payload, io, ctx):
-        asyncio.current_task().set_name("")
+        main = asyncio.current_task()
+        assert main is not None
+        main.set_name("")
         return await asyncio.create_task(io.run_task("task", lambda: 1), name="\ud800")
 
     assert (await app.run(job)).output == 1
@@ -265,7 +269,7 @@ async def test_coroutine_of_io_that_is_never_awaited_does_nothing(app):
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks come with Python 3.12")
 async def test_eager_task_factory(app):
     loop = asyncio.get_running_loop()
-    loop.set_task_factory(asyncio.eager_task_factory)
+    loop.set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009 - not in 3.11, nor in its types
 
     async def job(payload, io, ctx):
         async def branch(n):

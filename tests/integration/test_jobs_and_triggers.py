@@ -373,7 +373,7 @@ async def test_invoked_payload_is_checked_at_once(app):
 
 async def test_stored_output_of_a_run_has_its_annotated_type_as_json(app):
     async def job(payload, io, ctx) -> Model:
-        return Model(url="https://example.com")
+        return Model.model_validate({"url": "https://example.com"})
 
     run = await app.run(job)
 

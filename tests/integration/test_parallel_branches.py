@@ -66,7 +66,7 @@ async def test_failing_sibling_in_a_task_group_interrupts_the_others(app):
                 group.create_task(io.run_task("body", body, app, 3600))
                 group.create_task(io.wait("pause", 7200))
         except* TaskError as errors:
-            app.done.append([error.error_name for error in errors.exceptions])
+            app.done.append([error.error_name for error in errors.exceptions if isinstance(error, TaskError)])
         await io.wait("after", 600)
         return "end"
 

@@ -86,17 +86,13 @@ async def test_given_up_run_can_be_continued_after_the_fix(app):
 
 @pytest.mark.parametrize("kind", ["sync", "between tasks"])
 async def test_deadly_code_elsewhere_is_given_up_too(app, kind):
-    if kind == "sync":
+    def sync_job(payload, io, ctx):
+        io.run_task("deadly", app.dying)
 
-        def job(payload, io, ctx):
-            io.run_task("deadly", app.dying)
+    async def job_between_tasks(payload, io, ctx):
+        await dies(app)
 
-    else:
-
-        async def job(payload, io, ctx):
-            await dies(app)
-
-    app.define(job)
+    app.define(sync_job if kind == "sync" else job_between_tasks, id="job")
     run = await live_until_ended(app)
 
     assert run.status is RunStatus.FAILED

@@ -1,8 +1,9 @@
+"""A replay lets nothing happen before what came before it the first time, be that a completion or a beginning."""
+
 import asyncio
+import contextlib
 
 import pytest
-
-from perdure import *
 
 
 @pytest.mark.parametrize("how", ["wait timeout", "sleep", "shield"])
@@ -14,10 +15,8 @@ async def test_branch_taken_before_a_wait_is_taken_again_on_replay(app, how):
         elif how == "sleep":
             await asyncio.sleep(10)
         else:
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(slow), 10)
-            except TimeoutError:
-                pass
         if slow.done():
             await io.wait("in time", 600)
             await io.run_task("thank", lambda: app.done.append("thank"))

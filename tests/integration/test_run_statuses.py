@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -249,7 +250,7 @@ class Process:
 
     def __init__(self, app):
         self._app = app
-        self._embedded = None
+        self._embedded: Any = None
 
     async def enter(self, **settings):
         self._embedded = self._app.embedded(**settings)

@@ -7,7 +7,6 @@ import pytest
 from perdure import RunStatus, TaskError
 
 
-# limits.error_chars_max: "message and stack of a recorded error, each; longer ones are cut in the middle"
 @pytest.mark.parametrize("where", ["task", "run"])
 async def test_huge_error_message_is_cut(app, where):
     def fail():
@@ -23,7 +22,6 @@ async def test_huge_error_message_is_cut(app, where):
     assert len(run.error.message) <= 20_100
 
 
-# StopIteration out of a plain def body (a thread): the run hangs Executing for ever
 async def test_stop_iteration_of_a_plain_body(app):
     def body():
         raise StopIteration(1)
@@ -38,7 +36,6 @@ async def test_stop_iteration_of_a_plain_body(app):
     assert run.output in ("StopIteration", "RuntimeError")
 
 
-# SystemExit in the run function: takes the whole event loop (process) down
 async def test_system_exit_in_the_run_function_fails_the_run_only(app):
     async def job(payload, io, ctx):
         raise SystemExit(3)
@@ -48,7 +45,6 @@ async def test_system_exit_in_the_run_function_fails_the_run_only(app):
     assert run.error.name == "SystemExit"
 
 
-# "a duplicate key shows both call sites": under gather/create_task/TaskGroup both sites are asyncio/events.py ... in _run
 async def test_two_branches_using_the_same_key_show_both_call_sites(app):
     async def job(payload, io, ctx):
         await asyncio.gather(io.run_task("same", asyncio.sleep, 1), io.run_task("same", asyncio.sleep, 1))

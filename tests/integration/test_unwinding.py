@@ -231,7 +231,7 @@ async def test_branches_alive_when_the_run_function_ends_are_cancelled(app):
             finally:
                 app.done.append("branch ended")
 
-        job.branch = asyncio.create_task(branch())
+        app.branch = asyncio.create_task(branch())
         await asyncio.sleep(0)
         return "returned"
 
@@ -243,7 +243,7 @@ async def test_branches_alive_when_the_run_function_ends_are_cancelled(app):
 
 async def test_open_tasks_of_left_branches_become_cancelled(app):
     async def job(payload, io, ctx):
-        job.branches = [
+        app.branches = [
             asyncio.create_task(io.run_task("body", asyncio.sleep, 3600)),
             asyncio.create_task(io.wait("wait", 3600)),
         ]
@@ -268,7 +268,7 @@ async def test_branch_that_does_not_end_does_not_hold_the_run(app):
                 if app.done:
                     return
 
-        job.branch = asyncio.create_task(stubborn())
+        app.branch = asyncio.create_task(stubborn())
         await asyncio.sleep(0)
         return "returned"
 
@@ -289,7 +289,7 @@ async def test_failure_of_a_left_branch_does_not_change_the_result(app):
             except asyncio.CancelledError:
                 raise ValueError("too late") from None
 
-        job.branch = asyncio.create_task(branch())
+        app.branch = asyncio.create_task(branch())
         await asyncio.sleep(0)
         return "returned"
 

@@ -20,7 +20,23 @@ from perdure.testing.virtual_clock import VirtualClock, run_virtual
 
 from . import direct_io
 from .program_generator import generate, parts_of, shrunk
-from .programs import Node, Program, Recorder, Task, describe, exact, run_program, run_sync_program
+from .programs import (
+    AsCompleted,
+    AsyncioTimeout,
+    First,
+    Gather,
+    Group,
+    IoTimeout,
+    Node,
+    Pipe,
+    Program,
+    Recorder,
+    Task,
+    describe,
+    exact,
+    run_program,
+    run_sync_program,
+)
 
 EXECUTIONS_MAX = 400
 PATIENCE_SECONDS = 3_000
@@ -28,6 +44,8 @@ PATIENCE_SECONDS = 3_000
 
 EXECUTING_MAX = timedelta(minutes=10)
 """More than all that a program does in memory; its long waits must put it down."""
+
+ORDERING = (AsCompleted, AsyncioTimeout, First, Gather, Group, IoTimeout, Pipe)
 
 OWN_ERRORS = ("Boom", "KeyError", "Special", "ValueError", "TimeoutError", "ExceptionGroup")
 """What a program may fail with. Any other error is perdure's."""
@@ -53,6 +71,7 @@ class Observed:
     """What can be told of a program that has been executed.
 
     Attributes:
+        failed: the run failed, with an error of the program's.
         outcome: text; with `bodies` all that has to be the same in every mode, for a determined program.
         bodies: paths of all plain bodies that ever started.
         wrong: what may not be in any mode.
@@ -65,6 +84,7 @@ class Observed:
     wrong: tuple[str, ...] = ()
     repeated: tuple[str, ...] = ()
     commits: tuple[int, ...] = ()
+    failed: bool = False
 
 
 def execute(program: Program, *, forced: bool = False, crashes: tuple[Crash, ...] = ()) -> Observed:
@@ -98,6 +118,7 @@ async def _execute(program: Program, url: str, *, forced: bool, crashes: tuple[C
         wrong=tuple(dict.fromkeys([*log.violations, *_problems(run, program)])),
         repeated=() if log.generation else tuple(sorted(body for body, n in log.starts.items() if n > 1)),
         commits=life.busy_commits(),
+        failed=run.status is RunStatus.FAILED,
     )
 
 
@@ -245,10 +266,15 @@ def execute_directly(program: Program, *, noise: int = 0) -> Observed:
     return run_virtual(main())
 
 
-def retries_nested(node: Node) -> bool:
-    """Whether a body with io in it is tried again: then the order within depends on what is recorded of it."""
-    retried = isinstance(node, Task) and node.nested is not None and node.retry is not None
-    return retried or any(retries_nested(part) for part in parts_of(node))
+def retries_orders(node: Node) -> bool:
+    """Whether a body in which an order matters is tried again: what is recorded keeps the order then, plain asyncio not."""
+    if isinstance(node, Task) and node.nested is not None and node.retry is not None:
+        return has_order(node.nested)
+    return any(retries_orders(part) for part in parts_of(node))
+
+
+def has_order(node: Node) -> bool:
+    return isinstance(node, ORDERING) or any(has_order(part) for part in parts_of(node))
 
 
 def is_determined(program: Program) -> bool:

@@ -29,13 +29,12 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from perdure.limits import DEFAULT_LIMITS
-
 Node: TypeAlias = "str | dict[str, Any] | list[Any] | None"
 Enums: TypeAlias = Mapping[str, type[Enum]]
 """Enum classes that an annotation names, by "module:qualname"."""
 
-DEPTH_MAX: Final = DEFAULT_LIMITS.depth_max
+DEPTH_MAX: Final = 200
+"""Levels of lists and dicts in one value: recursion, here and in the libraries that read it, has an end."""
 INT_MIN: Final = -(2**63)
 INT_MAX: Final = 2**64 - 1
 

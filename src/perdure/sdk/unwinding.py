@@ -10,7 +10,7 @@ from typing import Any
 from .branches import Branch, OperationFuture
 from .signals import Signal
 
-_OWN_FOLDER = str(Path(__file__).parent)
+_NOT_USER_CODE = (str(Path(__file__).parent), str(Path(asyncio.__file__).parent))
 
 
 async def unwind(live: list[Branch], signal: Signal, limit: float) -> list[str]:
@@ -49,11 +49,11 @@ async def _all_done(tasks: list[asyncio.Task[Any]]) -> None:
 
 
 def where_waiting(task: asyncio.Task[Any]) -> str:
-    """The line of user code at which a task is suspended: the innermost that isn't perdure's."""
+    """The line of user code at which a task is suspended: the innermost that is neither perdure's nor asyncio's."""
     where = task.get_name()
     coroutine: Any = task.get_coro()
     while (frame := getattr(coroutine, "cr_frame", None)) is not None:
-        if not frame.f_code.co_filename.startswith(_OWN_FOLDER):
+        if not frame.f_code.co_filename.startswith(_NOT_USER_CODE):
             where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
         coroutine = coroutine.cr_await
     return where
