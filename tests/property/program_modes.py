@@ -324,7 +324,7 @@ def disagreements(program: Program, seed: int) -> list[Disagreement]:
     for crashes in crash_plans(seed, normal.commits):
         mode = "crashes " + ", ".join(map(str, crashes))
         check(mode, execute(program, crashes=crashes))
-    if program.determined and not program.sync and not retries_nested(program.root) and not program.raises:
+    if program.determined and not program.sync and not retries_orders(program.root) and not normal.failed:
         check("plain asyncio", replace(execute_directly(program), wrong=()))
     return found
 

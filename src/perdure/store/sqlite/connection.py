@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -154,21 +154,23 @@ class Database:
             )
         except OSError as error:
             raise ConfigurationError(f"can't open the SQLite database {path}: {error}") from error
-        try:
-            if read_only:
-                reader = _connect_read_only(path, busy_timeout_seconds)
-                _check_schema(reader, path)
-                return cls(None, reader, None, inline=inline)
-            writer = _connect_writer(path, busy_timeout_seconds)
-            _migrate(writer, path, clock)
-            reader = writer if in_memory else _connect_reader(path, busy_timeout_seconds)
-            return cls(writer, reader, lock, inline=inline)
-        except BaseException as error:
-            if lock:
-                lock.release()
-            if isinstance(error, sqlite3.Error):
+        with ExitStack() as undo:
+            if lock is not None:
+                undo.callback(lock.release)
+            try:
+                if read_only:
+                    reader = _connect_read_only(path, busy_timeout_seconds, undo)
+                    _check_schema(reader, path)
+                    database = cls(None, reader, None, inline=inline)
+                else:
+                    writer = _connect_writer(path, busy_timeout_seconds, undo)
+                    _migrate(writer, path, clock)
+                    reader = writer if in_memory else _connect_reader(path, busy_timeout_seconds, undo)
+                    database = cls(writer, reader, lock, inline=inline)
+            except sqlite3.Error as error:
                 raise ConfigurationError(f"can't open the SQLite database {path}: {error}") from error
-            raise
+            undo.pop_all()
+            return database
 
     def share(self) -> Database:
         """The same database for one more store."""
@@ -263,7 +265,8 @@ class Database:
             raise _translated(error) from error
 
 
-def _connect(target: str, timeout: float, *, uri: bool = False) -> sqlite3.Connection:
+def _connect(target: str, timeout: float, undo: ExitStack, *, uri: bool = False) -> sqlite3.Connection:
+    """A connection, which `undo` closes unless it is told otherwise."""
     connection = sqlite3.connect(
         target,
         timeout=timeout,
@@ -272,27 +275,28 @@ def _connect(target: str, timeout: float, *, uri: bool = False) -> sqlite3.Conne
         cached_statements=256,
         uri=uri,
     )
+    undo.callback(connection.close)
     connection.execute("pragma temp_store = memory")
     connection.execute("pragma cache_size = -65536")
     return connection
 
 
-def _connect_writer(path: str, timeout: float) -> sqlite3.Connection:
-    connection = _connect(path, timeout)
+def _connect_writer(path: str, timeout: float, undo: ExitStack) -> sqlite3.Connection:
+    connection = _connect(path, timeout, undo)
     connection.execute("pragma journal_mode = wal")
     connection.execute("pragma synchronous = full")
     connection.execute("pragma journal_size_limit = 67108864")
     return connection
 
 
-def _connect_reader(path: str, timeout: float) -> sqlite3.Connection:
-    connection = _connect(path, timeout)
+def _connect_reader(path: str, timeout: float, undo: ExitStack) -> sqlite3.Connection:
+    connection = _connect(path, timeout, undo)
     connection.execute("pragma query_only = on")
     return connection
 
 
-def _connect_read_only(path: str, timeout: float) -> sqlite3.Connection:
-    return _connect(f"{Path(path).absolute().as_uri()}?mode=ro", timeout, uri=True)
+def _connect_read_only(path: str, timeout: float, undo: ExitStack) -> sqlite3.Connection:
+    return _connect(f"{Path(path).absolute().as_uri()}?mode=ro", timeout, undo, uri=True)
 
 
 def _migrations() -> list[Migration]:
