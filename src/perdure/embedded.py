@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 from perdure.clock import Clock, Random, SystemClock, system_random
 from perdure.durations import to_ms
@@ -31,6 +31,23 @@ from perdure.store.sqlite.store import SqliteStore
 _log = logging.getLogger("perdure.embedded")
 
 ENVIRONMENT = EnvironmentContext(id="dev", slug="dev", type="DEVELOPMENT")
+
+
+class EmbeddedSettings(TypedDict, total=False):
+    """The settings of `client.embedded(url, ...)`; what they mean: see Embedded."""
+
+    max_executions: int
+    threads: int
+    grace: timedelta | float
+    linger: float
+    foreign_await_limit: float
+    force_replay: bool
+    lease_seconds: float
+    clock: Clock | None
+    random: Random | None
+    on_commit: Callable[[str], None] | None
+    watch_loop: bool | None
+    inline: bool
 
 
 class Embedded:

@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import msgspec
 from msgspec import Struct
@@ -19,7 +19,7 @@ from perdure.limits import DEFAULT_LIMITS, Limits
 from perdure.schema.execution import EventRecord
 from perdure.schema.runs import Event, Run, RunStatus
 
-from .jobs import Job
+from .jobs import Job, JobDecorator
 from .operation import Duration
 from .platform import Platform
 from .retry import Retry
@@ -29,7 +29,7 @@ from .triggers.trigger import Trigger
 from .values import to_json
 
 if TYPE_CHECKING:
-    from perdure.embedded import Embedded
+    from perdure.embedded import Embedded, EmbeddedSettings
 
     from .sync_client import SyncClient
 
@@ -107,7 +107,7 @@ class Client:
         max_duration: Duration | None = None,
         retry: Retry | None = None,
         log_level: str | None = None,
-    ) -> Callable[[Callable[..., Any]], Job[P, Any]]:
+    ) -> JobDecorator[P]:
         """Decorator that makes a job of a run function `(payload, io, ctx)`, async or not.
 
         Args:
@@ -179,15 +179,19 @@ class Client:
 
     # --- connecting --------------------------------------------------------------------------------------------------
 
-    def embedded(self, url: str | None = None, **settings: Any) -> Embedded:
+    def embedded(self, url: str | None = None, **settings: Unpack[EmbeddedSettings]) -> Embedded:
         """Engine and executor inside this process: `async with client.embedded("sqlite:///jobs.db"):`.
 
         Args:
             url: "sqlite:///relative.db", "sqlite:////absolute.db" or ":memory:"; else PERDURE_DATABASE_URL.
             settings: see `perdure.embedded.Embedded`.
         """
-        from perdure.embedded import Embedded
+        from perdure.embedded import Embedded, EmbeddedSettings
 
+        if unknown := settings.keys() - EmbeddedSettings.__annotations__.keys():
+            raise UsageError(
+                f"client.embedded has no setting {min(unknown)!r}; there are {', '.join(EmbeddedSettings.__annotations__)}"
+            )
         return Embedded(self, url, **settings)
 
     @property

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 from perdure.durations import to_ms
 from perdure.errors import UsageError
@@ -23,6 +23,18 @@ if TYPE_CHECKING:
 
 Payload = TypeVar("Payload")
 Output = TypeVar("Output")
+
+PayloadIn = TypeVar("PayloadIn")
+
+
+class JobDecorator(Protocol[PayloadIn]):
+    """What `client.job(...)` returns: makes a job of a run function, async or not, and keeps its output's type."""
+
+    @overload
+    def __call__(self, fn: Callable[..., Coroutine[Any, Any, Output]], /) -> Job[PayloadIn, Output]: ...
+    @overload
+    def __call__(self, fn: Callable[..., Output], /) -> Job[PayloadIn, Output]: ...
+
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+\Z")
 

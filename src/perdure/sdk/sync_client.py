@@ -8,12 +8,14 @@ import os
 import threading
 from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 from weakref import WeakKeyDictionary
 
 from perdure.errors import UsageError
 
 if TYPE_CHECKING:
+    from perdure.embedded import EmbeddedSettings
+
     from .client import Client
 
 
@@ -57,7 +59,7 @@ class SyncClient:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    def embedded(self, url: str | None = None, **settings: Any) -> SyncEmbedded:
+    def embedded(self, url: str | None = None, **settings: Unpack[EmbeddedSettings]) -> SyncEmbedded:
         """As `Client.embedded`, as a plain context manager."""
         return SyncEmbedded(self._client.embedded(url, **settings))
 

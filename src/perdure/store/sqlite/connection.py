@@ -153,7 +153,9 @@ class Database:
                 else await FileLock.acquire(path, wait_seconds=lock_wait_seconds, clock=clock)
             )
         except OSError as error:
-            raise ConfigurationError(f"can't open the SQLite database {path}: {error}") from error
+            folder = Path(path).absolute().parent
+            why = error if folder.is_dir() else f"there is no folder {folder}; make it first"
+            raise ConfigurationError(f"can't open the SQLite database {path}: {why}") from error
         with ExitStack() as undo:
             if lock is not None:
                 undo.callback(lock.release)
