@@ -93,8 +93,10 @@ class Embedded:
         watch_loop: bool | None = None,
         inline: bool = False,
     ) -> None:
-        if max_executions < 1 or threads < 1:
-            raise UsageError("embedded: max_executions and threads must be at least 1")
+        for name, value in (("max_executions", max_executions), ("threads", threads)):
+            given: Any = value
+            if type(given) is not int or given < 1:
+                raise UsageError(f"embedded: {name} must be a whole number from 1, not {given!r}")
         self._client = client
         self._path = sqlite_path(url or os.environ.get("PERDURE_DATABASE_URL"))
         self._clock = clock or SystemClock()

@@ -59,7 +59,7 @@ async def test_yielded_run_is_queued(app):
         """Queues a run of higher priority, so that the one that yields has to queue behind it."""
 
         async def start(self):
-            self.run = await app.start("holds")
+            self.run = (await app.client.send_event("holds", id="held")).runs[0].id
 
     async def holds(payload, io, ctx):
         await io.run_task("hold", asyncio.sleep, 60)

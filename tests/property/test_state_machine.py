@@ -120,14 +120,15 @@ class Model:
                 run.crashes = 0
                 self.enqueue(run, now)
 
-    def pass_time(self, now: float) -> None:
-        """All that happens by itself until `now`."""
+    def pass_time(self, since: float, now: float) -> None:
+        """All that happens by itself from `since` (nothing before that is left to do) until `now`."""
         for run in self.runs.values():
             at = run.wake if run.wake is not None else run.due
             if run.status is RunStatus.WAITING and at is not None and at <= now:
                 self.enqueue(run, at)
         while (queue := self.having(RunStatus.QUEUED)) and len(self.having(RunStatus.EXECUTING)) < SLOTS:
-            self.execute(self.runs[min(queue, key=lambda run_id: (self.runs[run_id].ready, run_id))], now)
+            run = self.runs[min(queue, key=lambda run_id: (self.runs[run_id].ready, run_id))]
+            self.execute(run, max(run.ready, since))
 
     def execute(self, run: ModelRun, now: float) -> None:
         run.progressed = False
@@ -213,8 +214,9 @@ class RunsMachine(RuleBasedStateMachine):
 
     def pass_time(self, seconds: float = 0) -> None:
         """Let things settle, in the model as in the engine."""
+        since = self.now
         self.run(asyncio.sleep(PAUSE_SECONDS + seconds))
-        self.model.pass_time(self.now)
+        self.model.pass_time(since, self.now)
 
     def some(self, choice: int, *statuses: RunStatus) -> str:
         found = self.model.having(*statuses)

@@ -147,6 +147,10 @@ class Run(Struct, frozen=True, kw_only=True):
     tasks: list[Task] = []
     logs: list[Log] = []
 
+    def __repr__(self) -> str:
+        failure = f", error={self.error.name}: {self.error.message[:200]}" if self.error is not None else ""
+        return f"<Run {self.id} of {self.job_id}: {self.status.label}, {len(self.tasks)} tasks{failure}>"
+
 
 class EventRun(Struct, frozen=True, kw_only=True, gc=False):
     """A run that an event caused, in brief."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
@@ -20,9 +21,11 @@ from perdure.schema.execution import EventRecord
 from perdure.schema.runs import Event, Run, RunStatus
 
 from .jobs import Job, JobDecorator
+from .logger import LEVELS
 from .operation import Duration
 from .platform import Platform
 from .retry import Retry
+from .scope import current_scope
 from .texts import check_text
 from .triggers.invoke import invoke_trigger
 from .triggers.trigger import Trigger
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
     from perdure.embedded import Embedded, EmbeddedSettings
 
     from .sync_client import SyncClient
+
+_log = logging.getLogger("perdure.client")
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -82,6 +87,8 @@ class Client:
     ) -> None:
         if not id:
             raise UsageError("a client needs an id: Client(id='my-app')")
+        if log_level.upper() not in LEVELS:
+            raise UsageError(f"log_level {log_level!r} is none of log, error, warn, info, debug")
         self.id = id
         self.api_url = api_url or os.environ.get("PERDURE_API_URL")
         self.api_key = api_key or os.environ.get("PERDURE_API_KEY")
@@ -90,6 +97,7 @@ class Client:
         self.limits = limits
         self._platform: Platform | None = None
         self._pid = os.getpid()
+        self._unheard: set[str] = set()
         self._clock = SystemClock()
         self._ids = Ids(self._clock, system_random())
 
@@ -289,7 +297,7 @@ class Client:
         event = self.event(
             name, payload, id=id, context=context, timestamp=timestamp, source=source, is_test=is_test
         )
-        return (await self.platform.send([self._record(event)]))[0]
+        return (await self.send_events([event]))[0]
 
     async def send_events(self, events: Sequence[EventToSend]) -> list[Event]:
         """Send several events (made by `client.event`) in one go; each is stored by itself. Errors as `send_event`."""
@@ -301,7 +309,18 @@ class Client:
                 setting="limits.events_per_send_max",
             )
         platform = self.platform
-        return await platform.send([self._record(event) for event in events])
+        scope = current_scope.get()
+        if scope is not None and scope.operation is None and not all(event.id for event in events):
+            raise UsageError(
+                "client.send_event in a run function sends again at every replay: write `await io.send_event(key, name, "
+                "payload)`, which sends once (or give the event an id: the same id is the same event)"
+            )
+        sent = await platform.send([self._record(event) for event in events])
+        for event in sent:
+            if not event.runs and event.name not in self._unheard:
+                self._unheard.add(event.name)
+                _log.warning("event %r is stored, and triggers no job of client %r", event.name, self.id)
+        return sent
 
     def _record(self, event: EventToSend) -> EventRecord:
         where = f"event {event.name!r}"
@@ -376,10 +395,8 @@ class Client:
             TimeoutError: it hasn't ended after `timeout` (timedelta or seconds). The run goes on.
             NotFoundError: there is no such run.
         """
-        waiting = self.platform.wait_for_run(id)
-        if timeout is None:
-            return await waiting
-        return await asyncio.wait_for(waiting, to_ms(timeout, "wait_for_run: timeout") / 1000)
+        seconds = None if timeout is None else to_ms(timeout, "wait_for_run: timeout") / 1000
+        return await asyncio.wait_for(self.platform.wait_for_run(id), seconds)
 
     async def cancel_run(self, id: str) -> Run:
         """End a run early as Cancelled. Its code is unwound; nothing it does from now on counts.

@@ -74,7 +74,7 @@ class Deadline:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         self.disarm()
         if self._fired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
-            raise TimeoutError("the time allowed is over") from error
+            raise TimeoutError("it took longer than its time-out allows") from error
 
 
 class DurableTimeout:

@@ -12,7 +12,6 @@ code returns or raises is discarded: the outcome can't be changed by what unwind
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextvars import Context
@@ -40,7 +39,7 @@ from perdure.schema.execution import (
 )
 from perdure.schema.runs import TaskStatus
 
-from . import unwinding
+from . import notices, unwinding
 from .branches import Branch, Branches, outside_run
 from .call_sites import CallSite, at, call_site
 from .failures import armed_too_long, not_interrupted
@@ -55,8 +54,6 @@ from .stage import Stage
 if TYPE_CHECKING:
     from .jobs import Job
     from .sync_run import SyncRun
-
-_log = logging.getLogger("perdure.executor")
 
 
 class Execution:
@@ -327,7 +324,7 @@ class Execution:
 
     def warn(self, message: str) -> None:
         """Leave a line about this run for the developer: in its log and in the process's."""
-        _log.warning("run %s (job %s): %s", self.claim.run_id, self.claim.job_id, message)
+        notices.warned(self.claim, message)
         if self.outcome is None:
             digest = f"{self.claim.execution}:{len(self.records.logs)}:{message}"
             self.records.logs.append(
@@ -355,11 +352,14 @@ class Execution:
         error = future.exception()
         if error is not None:
             assert self.outcome is not None
-            _log.error("run %s: its outcome could not be recorded: %s", self.claim.run_id, error)
+            notices.unrecorded(self.claim, error)
             if not isinstance(self.outcome, Failed | JobMissing):
                 self.outcome = self.records.failure(error)
                 self.journal.close(self.outcome, [], []).add_done_callback(self._closed, context=self.outside)
                 return
+        if isinstance(self.outcome, Failed) and future.exception() is None and future.result():
+            task = self.records.find(self.outcome.error.task_id or "")
+            notices.failed(self.claim, self.outcome, task.key if task is not None else None)
         self._unwind()
 
     def revoke(self, reason: str) -> None:
@@ -412,6 +412,11 @@ class Execution:
             return self.failed(asyncio.CancelledError("the run function was cancelled by its own code"))
         if (error := main.exception()) is not None:
             return self.failed(error)
+        for key in self.records.missed():
+            self.warn(
+                f"task {key!r} was recorded before, and this execution didn't come to it: was its key renamed, or its code "
+                "removed? A task under a new key runs anew"
+            )
         for site in self._unawaited.values():
             self.warn(f"the io call at {at(site)} was never awaited, so it did nothing: write `await`")
         value = main.result()
@@ -455,13 +460,7 @@ class Execution:
         if self._sync_run is not None and not await self._sync_run.unwind(signal, limit):
             stuck.append("its thread")
         for what in stuck:
-            _log.warning(
-                "run %s (job %s): code has not unwound %g s after its execution ended and is abandoned: %s",
-                self.claim.run_id,
-                self.claim.job_id,
-                limit,
-                what,
-            )
+            notices.abandoned(self.claim, limit, what)
         self._finish()
 
     def _finish(self) -> None:

@@ -56,6 +56,14 @@ def _stack_of(error: BaseException) -> str:
     return storable(text)
 
 
+def frames_of(error: BaseException) -> str:
+    """Where in user code an error passed, without what it was caused by."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return storable(
+        "".join(traceback.format_list([f for f in frames if not f.filename.startswith(_OWN_FOLDER)]))
+    )
+
+
 def _leave_out_own_frames(trace: traceback.TracebackException, seen: set[int]) -> None:
     if id(trace) in seen:
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid as uuid_module
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, overload
 
 from perdure.clock import to_datetime
 from perdure.durations import to_instant_ms, to_ms
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .execution import Execution
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 Item = TypeVar("Item")
 
 
@@ -51,8 +52,8 @@ class IO:
     def run_task(
         self,
         key: Key,
-        fn: Callable[..., Awaitable[T]],
-        *args: Any,
+        fn: Callable[[*Ts], Awaitable[T]],
+        *args: *Ts,
         name: str | None = None,
         description: str | None = None,
         icon: str | None = None,
@@ -70,8 +71,8 @@ class IO:
     def run_task(
         self,
         key: Key,
-        fn: Callable[..., T],
-        *args: Any,
+        fn: Callable[[*Ts], T],
+        *args: *Ts,
         name: str | None = None,
         description: str | None = None,
         icon: str | None = None,
@@ -170,6 +171,19 @@ class IO:
         """End this execution here and go on in a new one at once."""
         return perform.yield_(self._execution, self._execution.called(), key)
 
+    @overload
+    def parallel(
+        self,
+        key: Key,
+        items: Iterable[Item],
+        fn: Callable[[Item, int], Awaitable[T]],
+        *,
+        name: str | None = None,
+    ) -> Coroutine[Any, Any, list[T]]: ...
+    @overload
+    def parallel(
+        self, key: Key, items: Iterable[Item], fn: Callable[[Item, int], T], *, name: str | None = None
+    ) -> Coroutine[Any, Any, list[T]]: ...
     def parallel(
         self, key: Key, items: Iterable[Item], fn: Callable[[Item, int], Any], *, name: str | None = None
     ) -> Coroutine[Any, Any, list[Any]]:

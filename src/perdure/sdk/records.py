@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from copy import copy
 
-from perdure.errors import LimitExceededError
+import msgspec
+
+from perdure.errors import LimitExceededError, TaskError
 from perdure.limits import Limits
 from perdure.schema.execution import Failed, LogRecord, TaskRecord
 from perdure.schema.runs import TaskStatus
 
-from .failures import describe_error, failed_tasks
+from .failures import describe_error, failed_tasks, frames_of
 
 
 class Records:
@@ -85,6 +87,17 @@ class Records:
             parent = self._by_id.get(parent.parent_id) if parent.parent_id else None
         return False
 
+    def find(self, id: str) -> TaskRecord | None:
+        return self._by_id.get(id)
+
+    def missed(self) -> list[str]:
+        """Keys of the tasks that earlier executions recorded and this one didn't come to, though it could have."""
+        return [
+            record.key
+            for moment, record in self.expected
+            if moment % 2 and record.seq is not None and not self.is_moot(moment, record)
+        ]
+
     def begin_anew(self, record: TaskRecord) -> list[tuple[int, TaskRecord]]:
         """A new attempt of a task comes to what is below it once more: what of that is expected again (see `expected`).
 
@@ -124,6 +137,9 @@ class Records:
         """
         origins = list(dict.fromkeys(failed_tasks(error, set())))
         info = describe_error(error, self._limits, origins[0] if origins else None)
+        if isinstance(error, TaskError):
+            way = f"{info.stack or ''}\nraised by io.run_task as a TaskError, which left the run function:\n{frames_of(error)}"
+            info = msgspec.structs.replace(info, stack=way)
         anew = dict.fromkeys(ancestor for origin in origins for ancestor in self._failed_upwards(origin))
         for record in self._by_id.values():
             if record.status is TaskStatus.ERRORED and any(

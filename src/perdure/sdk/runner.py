@@ -101,6 +101,7 @@ class Runner:
     def _execute(self, claim: Claim, journal: Journal) -> None:
         job = self.jobs.get(claim.job_id)
         if job is None:
+            _log.warning("run %s waits: its job %r isn't defined in this process", claim.run_id, claim.job_id)
             journal.close(JobMissing(), [], [])
             return
         execution = Execution(

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context, ContextVar, copy_context
 from datetime import datetime
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 from uuid import UUID
 
 from perdure.clock import to_datetime
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .execution import Execution
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 Item = TypeVar("Item")
 
 PARALLEL_THREADS_MAX = 32
@@ -196,7 +197,7 @@ class SyncIO:
         branch = _current_branch.get()
         return self._execution.outcome is not None or (branch is not None and branch.dead)
 
-    def run_task(self, key: Key, fn: Callable[..., T], *args: Any, **options: Any) -> T:
+    def run_task(self, key: Key, fn: Callable[[*Ts], T], *args: *Ts, **options: Any) -> T:
         """As `IO.run_task`. The body runs in this thread; with `timeout=`, in another, which is abandoned when it is over."""
         given = {option: value for option, value in options.items() if value is not None}
         return self._run_task(key, fn, args, given)
@@ -290,7 +291,7 @@ class SyncIO:
         except concurrent.futures.TimeoutError as over:
             if future.done():
                 raise  # the body's own
-            raise TimeoutError("the time allowed is over") from over
+            raise TimeoutError("it took longer than its time-out allows") from over
 
     def _failed(
         self, operation: Operation, error: BaseException, options: TaskOptions
@@ -394,8 +395,8 @@ class SyncIO:
             run.park(None)
 
     def parallel(
-        self, key: Key, items: Iterable[Item], fn: Callable[[Item, int], Any], *, name: str | None = None
-    ) -> list[Any]:
+        self, key: Key, items: Iterable[Item], fn: Callable[[Item, int], T], *, name: str | None = None
+    ) -> list[T]:
         """As `IO.parallel`: a thread per item, at most 32 at a time."""
         run = self._run
         work = list(items)

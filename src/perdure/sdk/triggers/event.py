@@ -15,19 +15,19 @@ T = TypeVar("T")
 
 @overload
 def event_trigger(
-    *, name: str | Sequence[str], schema: type[T], source: str | None = None, examples: Sequence[Example] = ()
+    name: str | Sequence[str], *, schema: type[T], source: str | None = None, examples: Sequence[Example] = ()
 ) -> Trigger[T]: ...
 @overload
 def event_trigger(
-    *,
     name: str | Sequence[str],
+    *,
     schema: None = None,
     source: str | None = None,
     examples: Sequence[Example] = (),
 ) -> Trigger[Any]: ...
 def event_trigger(
-    *,
     name: str | Sequence[str],
+    *,
     schema: Any = None,
     source: str | None = None,
     examples: Sequence[Example] = (),

@@ -153,7 +153,7 @@ class Database:
                 else await FileLock.acquire(path, wait_seconds=lock_wait_seconds, clock=clock)
             )
         except OSError as error:
-            folder = Path(path).absolute().parent
+            folder = Path(path).absolute().parent  # noqa: ASYNC240 - nothing runs yet
             why = error if folder.is_dir() else f"there is no folder {folder}; make it first"
             raise ConfigurationError(f"can't open the SQLite database {path}: {why}") from error
         with ExitStack() as undo:

@@ -8,6 +8,7 @@ would let two processes lock two files of one name.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import platform
 import sys
@@ -41,6 +42,9 @@ else:
         return True
 
 
+_log = logging.getLogger("perdure.store")
+
+
 class FileLock:
     """The held lock of one database file."""
 
@@ -61,7 +65,15 @@ class FileLock:
         try:
             loop = asyncio.get_running_loop()
             deadline = loop.time() + wait_seconds
+            told = False
             while not _try_lock(file):
+                if not told:
+                    told = True
+                    _log.warning(
+                        "%s is in use by another process; waiting up to %g s for it to let go",
+                        path,
+                        wait_seconds,
+                    )
                 if loop.time() >= deadline:
                     file.seek(0)
                     raise StoreInUseError(path=path, owner=file.read().strip() or "another process")
