@@ -28,7 +28,7 @@ COOL_DOWN = timedelta(seconds=5)  # days are as good: a waiting run takes neithe
 EXPECTED = {"a title": r"<title>\s*\S", "a language": r"<html[^>]+lang=", "a heading": r"<h1"}
 
 
-class FooBar(BaseModel):
+class PageToCheck(BaseModel):
     url: HttpUrl
 
 
@@ -69,12 +69,12 @@ async def summarise(page: Page) -> Summary:
 
 
 @client.job(
-    id="event-1",
-    name="Run when the foo.bar event happens",
+    id="check-page",
+    name="Check a page when the foo.bar event happens",
     version="0.0.1",
-    trigger=event_trigger(name="foo.bar", schema=FooBar),
+    trigger=event_trigger(name="foo.bar", schema=PageToCheck),
 )
-async def event_1(payload: FooBar, io: IO, ctx: Context) -> dict[str, object]:
+async def check_page(payload: PageToCheck, io: IO, ctx: Context) -> dict[str, object]:
     page = await io.run_task("fetch", fetch, str(payload.url))
     missing, summary = await asyncio.gather(
         io.run_task("check", check, page),

@@ -32,7 +32,7 @@ from .site import FLAKY_FAILURES, Site
 
 ROOT = Path(__file__).parents[2]
 SECONDS_MAX = 60.0
-PROSE_COLUMNS_MAX = 100
+COLUMNS_MAX = 100
 
 
 class DemoError(Exception):
@@ -44,6 +44,7 @@ class Demo:
 
     def __init__(self, folder: Path, console: Console) -> None:
         self._console = console
+        self._columns = min(console.width, COLUMNS_MAX)  # of rules and of the prose below them
         self._database, self._notes, self._log = (
             folder / name for name in ("jobs.db", "bodies.jsonl", "worker.log")
         )
@@ -145,7 +146,7 @@ class Demo:
     def _show_findings(self, found: list[Finding]) -> None:
         self._headline("What you just saw", space_before=False)
         lines = Table.grid(padding=(0, 1))
-        lines.width = min(self._console.width, PROSE_COLUMNS_MAX)
+        lines.width = self._columns
         ascii_only = self._console.options.ascii_only
         for finding in found:
             sign = ("+" if ascii_only else "✓") if finding.holds else ("x" if ascii_only else "✗")
@@ -167,7 +168,7 @@ class Demo:
     def _headline(self, title: str, *, space_before: bool = True) -> None:
         if space_before:
             self._console.print()
-        self._console.print(Rule(Text(title, "bold"), align="left", style="dim"))
+        self._console.print(Rule(Text(title, "bold"), align="left", style="dim"), width=self._columns)
 
 
 def _is_the_moment(runs: dict[str, Run], site: Site) -> bool:

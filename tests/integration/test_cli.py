@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -130,6 +131,20 @@ def test_list_shows_runs_newest_first_in_full(db: Path):
     assert lines[2].endswith("ValueError: no such mailbox")
 
 
+@pytest.mark.parametrize("columns", ["80", "100", "120", "160"])
+def test_list_has_all_columns_in_any_terminal(db: Path, columns: str):
+    shown = perdure("runs", "list", "--db", db, COLUMNS=columns).stdout
+
+    header = shown.partition(QUEUED)[0].split()
+    assert header[:7] == ["run", "status", "created", "(UTC)", "job", "took", "executions"]
+    assert [shown.count(what) for what in ("mailer 1.0.0", "fetcher 1.0.0", "1.99 s", "ValueError")] == [
+        2,
+        1,
+        2,
+        1,
+    ]
+
+
 @pytest.mark.parametrize(
     "options, expected",
     [
@@ -190,6 +205,29 @@ def test_show_as_json_has_everything_but_what_is_redacted(db: Path):
     assert run["logs"][0]["message"] == "got it"
 
 
+def test_show_takes_the_beginning_of_an_id(db: Path):
+    only = Path(f"{db}.one")
+    asyncio.run(fill_one(only))
+
+    assert DONE in perdure("runs", "show", DONE[:10], "--db", only).stdout
+    assert json.loads(perdure("runs", "show", "run", "--db", only, "--json").stdout)["id"] == DONE
+    for nothing in ("", "un_", f"{DONE}0", DONE[:-1] + "0", DONE.upper()):
+        assert perdure("runs", "show", nothing, "--db", only).exit_code == 1
+
+
+async def fill_one(path: Path) -> None:
+    store = await SqliteStore.open(str(path), environment="dev")
+    await ingest(store, DONE, "fetcher", created_at=T0)
+    await store.close()
+
+
+def test_show_names_the_runs_that_a_beginning_may_mean(db: Path):
+    result = perdure("runs", "show", DONE[:-1], "--db", db)
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.split()[-3:] == [QUEUED, BROKEN, DONE]
+
+
 # --- the file -----------------------------------------------------------------------------------------------------------
 
 
@@ -222,7 +260,7 @@ def test_an_unknown_run_is_told_with_code_1(db: Path):
     result = perdure("runs", "show", "run_nope", "--db", db)
 
     assert result.exit_code == 1
-    assert result.stderr.startswith("perdure: there is no run 'run_nope' here")
+    assert result.stderr == f"perdure: there is no run 'run_nope' in {db}; see perdure runs list --db {db}\n"
 
 
 def test_a_missing_file_is_told_and_not_created(tmp_path: Path):
@@ -289,6 +327,15 @@ def test_an_unknown_status_lists_those_there_are():
     result = perdure("runs", "list", "--db", "x", "--status", "happy", COLUMNS="200")
 
     assert "timed out" in result.output
+
+
+@pytest.mark.parametrize("command", [[], ["runs"], ["runs", "list"], ["runs", "show"]])
+def test_help_shows_flags_as_flags(command: list[str]):
+    result = perdure(*command, "--help", COLUMNS="100")
+
+    assert result.exit_code == 0
+    assert "--help" in result.stdout
+    assert not re.search(r"bool|\{ID\}", result.stdout, re.IGNORECASE)
 
 
 def test_version():

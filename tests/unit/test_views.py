@@ -198,6 +198,41 @@ def test_one_long_key_does_not_push_the_columns_of_the_others():
     assert f"✓ {'long' * 20}  2 attempts\n" in text
 
 
+OUTPUTS = [make_record("a", output="[]"), make_record("b", attempts=3, output=dumps("x" * 60))]
+
+
+def test_outputs_stand_beside_all_tasks_shortened_if_need_be():
+    lines = [line.rstrip() for line in draw(render.RunTree(make_run(*OUTPUTS)), width=60).splitlines()]
+
+    assert "├── ✓ a               = []" in lines
+    assert f'├── ✓ b  3 attempts  = "{"x" * 35}…' in lines
+
+
+def test_outputs_stand_below_all_tasks_if_one_has_no_room_beside_it():
+    lines = [line.rstrip() for line in draw(render.RunTree(make_run(*OUTPUTS)), width=32).splitlines()]
+
+    assert lines[-5:-1] == [
+        "├── ✓ a",
+        "│     = []",
+        "├── ✓ b  3 attempts",
+        f'│     = "{"x" * 22}…',
+    ]
+
+
+@pytest.mark.parametrize("width", range(30, 90, 7))
+def test_json_is_not_broken_inside_a_string(width: int):
+    output = {"status": "success", "title": 'Plain, "quoted" words', "missing": ["a, b", "c"]}
+
+    text = draw(render.RunTree(make_run(output=dumps(output))), width=width)
+
+    first, *others = text.partition("output ")[2].splitlines()
+    assert [line[:11] for line in others] == [" " * 11] * len(others)
+    shown = [first.rstrip(), *(line.strip() for line in others)]
+    assert all(line.endswith((",", "}", "…")) for line in shown)
+    if not any("…" in line for line in shown):
+        assert loads("".join(shown)) == output
+
+
 def test_log_lines_stand_between_the_tasks_they_were_written_between():
     run = make_run(
         make_record("first", started_at=T0),
@@ -293,14 +328,69 @@ def test_table_shows_runs_with_what_went_wrong():
     assert "more" not in text
 
 
-@pytest.mark.parametrize("width", [80, 110, 200])
-def test_table_never_cuts_ids_statuses_or_times(width: int):
-    run_id = "run_" + "0" * 26
-    run = make_run(id=run_id, status=RunStatus.INVALID_PAYLOAD, job_id="a-job-with-a-long-name" * 3)
+MANY_RUNS = [
+    make_run(
+        id=f"run_{number:026}",
+        job_id=job_id,
+        started_at=T0,
+        completed_at=T0 + 3_720_000,
+        execution=12,
+        status=status,
+        **given,
+    )
+    for number, (status, job_id, given) in enumerate(
+        [
+            (RunStatus.COMPLETED, "short", {}),
+            (RunStatus.WAITING_ON_CONNECTIONS, "short", {}),
+            (
+                RunStatus.FAILED,
+                "a-job-with-a-long-name" * 3,
+                {"error": ErrorInfo(name="E", message="m" * 300)},
+            ),
+            (
+                RunStatus.INVALID_PAYLOAD,
+                "short",
+                {"error": ErrorInfo(name="E", message="url:\tno URL\nmore")},
+            ),
+            (RunStatus.PENDING, "short", {"reason": "no process defines the job"}),
+        ]
+    )
+]
 
-    text = draw(render.RunTable([run]), width=width)
 
-    assert re.search(rf"^{run_id} +Invalid payload +2026-01-01 00:00:00 +a-job", text, re.MULTILINE)
+@pytest.mark.parametrize(
+    "runs", [pytest.param(MANY_RUNS, id="with notes"), pytest.param(MANY_RUNS[:1], id="without")]
+)
+@pytest.mark.parametrize("width", [80, 90, 100, 110, 120, 140, 160, 200, 1000])
+def test_table_has_all_columns_at_every_width(width: int, runs: list[Run]):
+    text = draw(render.RunTable(runs), width=width)
+
+    header = text.partition("run_0")[0].split()
+    assert header[:7] == ["run", "status", "created", "(UTC)", "job", "took", "executions"]
+    assert header[7:] in ([], ["note"])
+    assert max(map(len, text.splitlines())) <= width
+    for run in runs:
+        assert re.search(
+            rf"^{run.id}  {run.status.label} +2026-01-01 00:00:00\s+{run.job_id[:20]}.* 1 h 2 min +12\b",
+            text,
+            re.MULTILINE,
+        )
+
+
+@pytest.mark.parametrize("width", [80, 120, 160, 200])
+def test_note_is_shortened_in_its_column_or_stands_below_its_run(width: int):
+    text = draw(render.RunTable(MANY_RUNS), width=width)
+
+    assert re.search(r"E: m+…$", text, re.MULTILINE)
+    assert re.search(r"E: url: no URL$", text, re.MULTILINE)
+    notes = [line for line in text.splitlines() if "no process" in line]
+    assert notes == ["  no process defines the job"] or "executions  note\n" in text
+
+
+def test_table_on_an_ascii_stream_is_ascii():
+    assert re.search(
+        r"E: m+\.\.\.$", draw(render.RunTable(MANY_RUNS), width=80, encoding="ascii"), re.MULTILINE
+    )
 
 
 def test_table_without_runs_says_so():

@@ -9,9 +9,11 @@ import typer
 from perdure._version import __version__
 
 from . import runs
+from .help import FLAG, Group
 
 app = typer.Typer(
     name="perdure",
+    cls=Group,
     help="Durable background jobs for Python.",
     no_args_is_help=True,
     add_completion=False,
@@ -30,7 +32,13 @@ def _print_version(wanted: bool) -> None:
 def root(
     _version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+        typer.Option(
+            "--version",
+            metavar=FLAG,
+            callback=_print_version,
+            is_eager=True,
+            help="Print the version and exit.",
+        ),
     ] = False,
 ) -> None:
     """Durable background jobs for Python."""

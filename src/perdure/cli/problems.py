@@ -19,6 +19,17 @@ T = TypeVar("T")
 _WRONG_USAGE = (ConfigurationError, UsageError)
 
 
+class NoSuchRunError(PerdureError):
+    """No run in `file` has this id, or an id that begins with it. `look`: the command that lists those there are."""
+
+    code = "not_found"
+
+    def __init__(self, *, run_id: str, file: str, look: str) -> None:
+        super().__init__(
+            f"there is no run {run_id!r} in {file}; see {look}", run_id=run_id, file=file, look=look
+        )
+
+
 def exit_code(error: PerdureError) -> int:
     """The code a command ends with after `error`."""
     return 2 if isinstance(error, _WRONG_USAGE) else 1

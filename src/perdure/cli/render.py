@@ -6,20 +6,22 @@ Whatever users wrote (keys, messages, outputs) is shown as text: no markup and n
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
 from perdure.schema.runs import ErrorInfo, Log, Run, RunStatus, Task, TaskStatus
 
 VALUE_CHARS_MAX = 300
+
+_JSON_ITEM = re.compile(r'(?:"(?:[^"\\]|\\.)*"?|[^",])*,?', re.DOTALL)
+"""What stands up to the next comma that is not in a string, and the comma."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _LEVEL_STYLES = {"DEBUG": "dim", "INFO": "cyan", "WARN": "yellow", "WARNING": "yellow", "ERROR": "red"}
@@ -45,14 +47,14 @@ class RunTree:
         run = self._run
         tree = Tree(self._title(), guide_style="dim")
         if run.payload is not None:
-            tree.add(Text.assemble(("payload ", "dim"), show_value(run.payload)))
+            tree.add(_value_lines("payload ", run.payload, options))
         self._grow(tree, options)
         if run.error is not None:
             tree.add(self._error(run.error, "run failed: "))
         if run.reason:
             tree.add(Text(plain(run.reason), "yellow"))
         if run.status is RunStatus.COMPLETED:
-            tree.add(Text.assemble(("output ", "dim"), show_value(run.output)))
+            tree.add(_value_lines("output ", run.output, options))
         yield tree
 
     def _title(self) -> Text:
@@ -76,24 +78,49 @@ class RunTree:
 
     def _grow(self, tree: Tree, options: ConsoleOptions) -> None:
         children = _by_parent(self._run)
-        label_cells, fact_cells = self._columns(children)
-        unfinished: list[tuple[Tree, str | None, int]] = [(tree, None, 0)]
+        columns = self._columns(children)
+        lines = self._task_lines(children, columns, ascii_only=options.ascii_only)
+        beside = all(
+            options.max_width - indent - _INDENT - line.cell_len >= min(_VALUE_CELLS_MIN, cell_len(value))
+            for indent, line, value in lines.values()
+        )
+        unfinished: list[tuple[Tree, str | None]] = [(tree, None)]
         while unfinished:
-            branch, parent_id, indent = unfinished.pop()
+            branch, parent_id = unfinished.pop()
             for item in children.get(parent_id, ()):
                 if isinstance(item, Log):
                     branch.add(_log_line(item))
                     continue
-                line = self._task_line(item, label_cells - indent, fact_cells, ascii_only=options.ascii_only)
-                if item.status is TaskStatus.COMPLETED and item.output is not None:
-                    output = f"  = {show_value(item.output)}"
-                    room = options.max_width - indent - _INDENT - line.cell_len
-                    line.append(output if room >= min(_VALUE_CELLS_MIN, cell_len(output)) else "")
+                indent, line, value = lines[item.id]
+                if beside:
+                    line.append(value)
                 line.rstrip()
+                if value and not beside:
+                    line.append("\n" + cut(value, options.max_width - indent - _INDENT, options), "dim")
                 twig = branch.add(line)
                 if item.error is not None:
                     twig.add(self._error(item.error))
-                unfinished.append((twig, item.id, indent + _INDENT))
+                unfinished.append((twig, item.id))
+
+    def _task_lines(
+        self,
+        children: Mapping[str | None, Sequence[Task | Log]],
+        columns: tuple[int, int],
+        *,
+        ascii_only: bool,
+    ) -> dict[str, tuple[int, Text, str]]:
+        """By task: its indentation, its line without its output, and its output ("" for none)."""
+        lines: dict[str, tuple[int, Text, str]] = {}
+        unfinished: list[tuple[str | None, int]] = [(None, 0)]
+        while unfinished:
+            parent_id, indent = unfinished.pop()
+            for item in children.get(parent_id, ()):
+                if isinstance(item, Task):
+                    line = self._task_line(item, columns[0] - indent, columns[1], ascii_only=ascii_only)
+                    has_output = item.status is TaskStatus.COMPLETED and item.output is not None
+                    lines[item.id] = indent, line, f"  = {show_value(item.output)}" if has_output else ""
+                    unfinished.append((item.id, indent + _INDENT))
+        return lines
 
     def _columns(self, children: Mapping[str | None, Sequence[Task | Log]]) -> tuple[int, int]:
         """Cells that labels take at most (indentation included), and facts: what lines are aligned to."""
@@ -157,7 +184,7 @@ _FACT_CELLS_MAX = 34
 
 
 _VALUE_CELLS_MIN = 16
-"""With less room than this on its line a longer output is left out: nothing of it could be read."""
+"""With less room than this beside a task for its output, the outputs of all stand below their tasks."""
 
 
 def _label(task: Task) -> str:
@@ -165,7 +192,10 @@ def _label(task: Task) -> str:
 
 
 class RunTable:
-    """Runs as a table, one line each."""
+    """Runs as a table: one line each where that fits, else two. A remark stands in a column, or else in a line below.
+
+    Nothing but jobs' names and remarks is ever shortened: the rest is there to be copied and compared.
+    """
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self._runs = runs
@@ -174,35 +204,71 @@ class RunTable:
         if not self._runs:
             yield Text("no runs", "dim")
             return
-        is_wide = options.max_width >= _WIDE
-        rows = [_table_row(run, is_wide) for run in self._runs]
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for title in ("run", "status", "created (UTC)"):  # never cut: ids are there to be copied
-            table.add_column(title, no_wrap=True, min_width=max(len(row[title]) for row in rows))
-        table.add_column("job", no_wrap=True, overflow="ellipsis")
-        if is_wide:
-            table.add_column("took", no_wrap=True, min_width=max(len(row["took"]) for row in rows))
-            table.add_column("executions", no_wrap=True, min_width=len("executions"), justify="right")
-            table.add_column("", no_wrap=True, overflow="ellipsis", ratio=1)
+        rows = [_table_row(run) for run in self._runs]
+        lines, widths = _layout(rows, options.max_width)
+        has_note_column = "note" in lines[0]
+        yield from _row_lines({title: Text(title, "dim") for title in widths}, lines, widths, options)
         for row in rows:
-            table.add_row(*[row[str(column.header)] for column in table.columns])
-        yield table
+            yield from _row_lines(row, lines, widths, options)
+            if row["note"] and not has_note_column:
+                yield Text(" " * _GAP + cut(row["note"].plain, options.max_width - _GAP, options), "dim")
 
 
-_WIDE = 110
-"""Columns of a terminal from which a table of runs also has what is nice to know."""
+_FIRST_COLUMNS = ("run", "status", "created (UTC)")
+_OTHER_COLUMNS = ("job", "took", "executions")
+_COLUMNS = (*_FIRST_COLUMNS, *_OTHER_COLUMNS)
+_GAP = 2
+
+_JOB_CELLS_MAX = 24
+"""Longer names of jobs are shortened rather than have each run take two lines."""
+
+_NOTE_CELLS_MIN = 32
+"""With less room than this a longer remark stands below its run."""
 
 
-def _table_row(run: Run, is_wide: bool) -> dict[str, Text]:
+def _layout(rows: Sequence[Mapping[str, Text]], cells: int) -> tuple[list[Sequence[str]], dict[str, int]]:
+    """Which columns stand in which line of a row, and how wide each is."""
+    widths = {title: max(cell_len(title), *(row[title].cell_len for row in rows)) for title in rows[0]}
+    room = cells - sum(widths[title] + _GAP for title in _COLUMNS if title != "job")
+    if room < min(widths["job"], _JOB_CELLS_MAX):
+        widths["job"] = widths["run"] - _GAP
+        widths["status"] = widths["took"] = max(widths["status"], widths["took"])
+        return [_FIRST_COLUMNS, _OTHER_COLUMNS], widths
+    note_cells_min = min(_NOTE_CELLS_MIN, widths["note"])
+    widths["job"] = min(widths["job"], max(_JOB_CELLS_MAX, room - _GAP - note_cells_min), room)
+    room -= widths["job"] + _GAP
+    if not any(row["note"] for row in rows) or room < note_cells_min:
+        return [_COLUMNS], widths
+    widths["note"] = min(widths["note"], room)
+    return [(*_COLUMNS, "note")], widths
+
+
+def _row_lines(
+    row: Mapping[str, Text],
+    lines: Sequence[Sequence[str]],
+    widths: Mapping[str, int],
+    options: ConsoleOptions,
+) -> Iterator[Text]:
+    for number, titles in enumerate(lines):
+        line = Text(" " * _GAP * number, no_wrap=True)
+        for title in titles:
+            cell = cut(row[title].plain, widths[title], options)
+            padding = " " * (widths[title] - cell_len(cell))
+            line.append(cell, row[title].style).append(padding + " " * _GAP)
+        line.rstrip()
+        yield line
+
+
+def _table_row(run: Run) -> dict[str, Text]:
     took = run.completed_at - run.started_at if run.started_at and run.completed_at else None
     return {
         "run": Text(run.id),
         "status": Text(run.status.label, RUN_STYLES[run.status]),
         "created (UTC)": Text(show_moment(run.created_at).removesuffix(" UTC")),
-        "job": Text(plain(f"{run.job_id} {run.job_version}" if is_wide else run.job_id)),
+        "job": Text(plain(f"{run.job_id} {run.job_version}")),
         "took": Text("" if took is None else show_duration(took)),
         "executions": Text(str(run.executions)),
-        "": Text(_remark(run).partition("\n")[0], "dim"),
+        "note": Text(" ".join(_remark(run).partition("\n")[0].split()), "dim"),
     }
 
 
@@ -248,6 +314,24 @@ def show_value(value: Any, chars_max: int = VALUE_CHARS_MAX) -> str:
     except (TypeError, ValueError, msgspec.MsgspecError):
         text = repr(value)
     return plain(text if len(text) <= chars_max else text[: chars_max - 3] + "...")
+
+
+def cut(text: str, cells: int, options: ConsoleOptions) -> str:
+    """`text` in at most so many cells, an ellipsis at its end if it had more."""
+    if cell_len(text) <= cells:
+        return text
+    ellipsis = "..." if options.ascii_only else "…"
+    return set_cell_size(text, max(cells - len(ellipsis), 0)) + ellipsis
+
+
+def fold_value(text: str, cells: int, options: ConsoleOptions) -> list[str]:
+    """JSON as lines of at most so many cells: broken after commas, never in a string; what is longer is cut."""
+    lines = [""]
+    for item in _JSON_ITEM.findall(text):
+        if lines[-1] and cell_len(lines[-1] + item) > cells:
+            lines.append("")
+        lines[-1] += item
+    return [cut(line, cells, options) for line in lines]
 
 
 def show_moment(moment: datetime) -> str:
@@ -298,6 +382,14 @@ def _by_parent(run: Run) -> dict[str | None, list[Task | Log]]:
     for parent_id, waiting in lines.items():
         items.setdefault(parent_id, []).extend(reversed(waiting))
     return items
+
+
+def _value_lines(title: str, value: Any, options: ConsoleOptions) -> Text:
+    """A value in the first level of a tree, its lines aligned."""
+    lines = fold_value(show_value(value), options.max_width - _INDENT - len(title), options)
+    return Text.assemble(
+        (title, "dim"), ("\n" + " " * len(title)).join(lines), overflow="ellipsis", no_wrap=True
+    )
 
 
 def _log_line(log: Log) -> Text:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -15,18 +16,20 @@ from rich.console import Console
 
 from perdure.engine.store import RunFilter, RunRow, Store
 from perdure.engine.views import to_run
-from perdure.errors import ConfigurationError, NotFoundError, SchemaOutdatedError
+from perdure.errors import ConfigurationError, SchemaOutdatedError, UsageError
 from perdure.schema.runs import Run, RunStatus
 from perdure.sdk.values import view
 from perdure.store.sqlite.store import SqliteStore
 
-from .problems import run as run_command
+from .help import FLAG, Command, Group
+from .problems import NoSuchRunError, run as run_command
 from .render import RunTable, RunTree
 
-app = typer.Typer(name="runs", help="Look into runs.", no_args_is_help=True)
+app = typer.Typer(name="runs", cls=Group, help="Look into runs.", no_args_is_help=True)
 
 STATUSES = tuple(dict.fromkeys(RunStatus))
 _HEADER = b"SQLite format 3\x00"
+_CANDIDATES_SHOWN = 5
 
 Database = Annotated[
     str,
@@ -37,7 +40,7 @@ Database = Annotated[
         help="The SQLite file, or its URL: jobs.db, sqlite:///jobs.db.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a picture.")]
+AsJson = Annotated[bool, typer.Option("--json", metavar=FLAG, help="Print JSON instead of a picture.")]
 
 
 def parse_status(text: str) -> RunStatus:
@@ -52,7 +55,7 @@ def parse_status(text: str) -> RunStatus:
     return status
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_runs(
     db: Database,
     status: Annotated[
@@ -60,7 +63,7 @@ def list_runs(
         typer.Option("--status", parser=parse_status, metavar="STATUS", help="Only these; can be repeated."),
     ] = None,
     job: Annotated[str | None, typer.Option("--job", metavar="ID", help="Only runs of this job.")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", min=1, metavar="NUMBER", help="At most so many.")] = 50,
     as_json: AsJson = False,
 ) -> None:
     """List runs, newest first."""
@@ -72,11 +75,18 @@ def list_runs(
         _console().print(RunTable(runs))
 
 
-@app.command("show")
+@app.command("show", cls=Command)
 def show_run(
-    run_id: Annotated[str, typer.Argument(metavar="ID", help="The run, as `perdure runs list` shows it.")],
+    run_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID", help="The run: its id, as `perdure runs list` shows it, or how it begins."
+        ),
+    ],
     db: Database,
-    stacks: Annotated[bool, typer.Option("--stacks", help="Show where errors were raised.")] = False,
+    stacks: Annotated[
+        bool, typer.Option("--stacks", metavar=FLAG, help="Show where errors were raised.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show a run as the tree of its tasks."""
@@ -94,16 +104,27 @@ async def _load_rows(db: str, filter: RunFilter) -> list[RunRow]:
 
 async def _load_run(db: str, run_id: str) -> Run:
     async with _reader(db) as store:
-        row = await store.get_run(run_id)
-        if row is None:
-            raise NotFoundError(kind="run", id=run_id)
+        row = await store.get_run(run_id) or await _find_run(store, run_id, db)
         return to_run(
             row,
             decode=view,
             event=await store.get_event(row.event_id),
-            tasks=await store.get_tasks(run_id),
-            logs=await store.get_logs(run_id),
+            tasks=await store.get_tasks(row.id),
+            logs=await store.get_logs(row.id),
         )
+
+
+async def _find_run(store: Store, prefix: str, db: str) -> RunRow:
+    """The one run whose id begins with `prefix`."""
+    newest = await store.list_runs(RunFilter(before=f"{prefix}\U0010ffff", limit=_CANDIDATES_SHOWN + 1))
+    found = [row for row in newest if prefix and row.id.startswith(prefix)]
+    if not found:
+        raise NoSuchRunError(run_id=prefix, file=db, look=f"perdure runs list --db {shlex.quote(db)}")
+    if len(found) > 1:
+        ids = [row.id for row in found[:_CANDIDATES_SHOWN]]
+        more = ["..."] if len(found) > _CANDIDATES_SHOWN else []
+        raise UsageError("\n  ".join([f"several runs have an id that begins with {prefix!r}:", *ids, *more]))
+    return found[0]
 
 
 @asynccontextmanager

@@ -33,16 +33,23 @@ class Branch:
     Attributes:
         birth: the scope it was started in.
         bodies: scopes of task bodies that it is inside of now, innermost last.
+        dismissed: the executor itself has cancelled it, because what it belongs to has ended.
         used_io: whether it ever called io; one that did not, started in a body, may be a library's own.
     """
 
-    __slots__ = ("birth", "bodies", "task", "used_io")
+    __slots__ = ("birth", "bodies", "dismissed", "task", "used_io")
 
     def __init__(self, task: asyncio.Task[Any], birth: Scope) -> None:
         self.task = task
         self.birth = birth
         self.bodies: list[Scope] = []
+        self.dismissed = False
         self.used_io = False
+
+    def dismiss(self) -> None:
+        """Cancel it: what it belongs to has ended."""
+        self.dismissed = True
+        self.task.cancel()
 
     @property
     def scope(self) -> Scope:
@@ -62,8 +69,13 @@ class OperationFuture(asyncio.Future[Any]):
         super().__init__(loop=execution.loop)
         self.execution = execution
         self.branch = branch
+        self.is_certain = False
+        """It is recorded that the operation completed, whatever cancellation was asked for meanwhile (its body absorbed it):
+        so it does on replay."""
 
     def cancel(self, msg: Any | None = None) -> bool:
+        if self.is_certain and self.execution.outcome is None and not self.branch.dismissed:
+            return True
         cancelled = super().cancel(msg)
         if cancelled:
             self.execution.stage.branch_freed(self.branch)

@@ -67,6 +67,7 @@ class Deadline:
             return  # no body is kept from ending by this; what the branch waits to be told comes first, in the next execution
         if self._armed:
             self._fired = True
+            self._execution.stage.deadlines.pop(self, None)  # what goes on in `finally` may be put down
             if self._on_fire is not None:
                 self._on_fire(seq)
             self._task.cancel()

@@ -397,8 +397,7 @@ class Execution:
         """The run function has ended with branches alive: they get a bounded time to clean up, durably."""
         self._finishing = True
         self._alone = asyncio.Event()
-        tasks = [branch.task for branch in self.branches.live()]
-        await unwinding.cancel_and_wait(tasks, self._alone, self.settings.unwind_limit)
+        await unwinding.dismiss(self.branches.live(), self._alone, self.settings.unwind_limit)
         self.end(self._outcome_of(main))
 
     async def _run(self, main: Callable[[], Any]) -> Any:

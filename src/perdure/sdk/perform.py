@@ -167,11 +167,11 @@ def _call_plain(fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
 
 async def _cancel_left_behind(execution: Execution, branches: set[Branch]) -> None:
     """A body has ended: branches that it left behind with tasks under way may not outlive it."""
-    left = [branch.task for branch in branches if branch.used_io and not branch.task.done()]
+    left = [branch for branch in branches if branch.used_io and not branch.task.done()]
     if left:
-        for task in left:
-            task.cancel()
-        await asyncio.wait(left, timeout=execution.settings.unwind_limit)
+        for branch in left:
+            branch.dismiss()
+        await asyncio.wait([branch.task for branch in left], timeout=execution.settings.unwind_limit)
 
 
 async def wait(

@@ -82,7 +82,11 @@ class Records:
             return True
         parent = self._by_id.get(record.parent_id) if record.parent_id else None
         while parent is not None:
-            if parent.seq is not None or parent.interrupted is not None:
+            if (
+                parent.seq is not None
+                or parent.interrupted is not None
+                or parent.status is TaskStatus.WAITING
+            ):
                 return True
             parent = self._by_id.get(parent.parent_id) if parent.parent_id else None
         return False

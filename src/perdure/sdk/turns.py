@@ -34,13 +34,24 @@ async def recorded(execution: Execution, operation: Operation) -> None:
     await future
 
 
-async def in_turn(execution: Execution, operation: Operation) -> None:
-    """Wait until it is this branch's turn to learn of a completion."""
+async def in_turn(execution: Execution, operation: Operation, *, is_certain: bool = False) -> None:
+    """Wait until it is this branch's turn to learn of a completion; `is_certain`: whatever cancels it (OperationFuture)."""
     seq = operation.record.seq
     assert seq is not None
     if not execution.stage.passes_at_once(seq):
         execution.stage.deliver(seq, operation.release)
-        await blocked(execution, operation)
+        execution.stage.branch_blocked(operation.branch_in_run)
+        future = operation.new_future(execution)
+        future.is_certain = is_certain
+        await future
+
+
+def _is_tried_again(operation: Operation) -> bool:
+    """Whether it is inside a body that has failed before: then it may have been interrupted there, and that forgotten."""
+    parent = operation.scope.operation
+    while parent is not None and parent.record.attempts <= 1:
+        parent = parent.scope.operation
+    return parent is not None
 
 
 async def replay(execution: Execution, operation: Operation, codec: Codec) -> Any:
@@ -52,7 +63,7 @@ async def replay(execution: Execution, operation: Operation, codec: Codec) -> An
         # Before its turn, which the others wait for.
         record.output, record.types = await execution.journal.fetch_output(record.id)
         record.omitted = False
-    await in_turn(execution, operation)
+    await in_turn(execution, operation, is_certain=not _is_tried_again(operation))
     if record.status is TaskStatus.ERRORED:
         raise operation.error()
     try:

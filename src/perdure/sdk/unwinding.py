@@ -30,10 +30,11 @@ async def unwind(live: list[Branch], signal: Signal, limit: float) -> list[str]:
     return [where_waiting(task) for task in stuck]
 
 
-async def cancel_and_wait(tasks: list[asyncio.Task[Any]], enough: asyncio.Event, limit: float) -> None:
-    """Cancel tasks; return when all are done, when `enough` is set, or after `limit` seconds."""
-    for task in tasks:
-        task.cancel()
+async def dismiss(branches: list[Branch], enough: asyncio.Event, limit: float) -> None:
+    """Cancel branches; return when all are done, when `enough` is set, or after `limit` seconds."""
+    for branch in branches:
+        branch.dismiss()
+    tasks = [branch.task for branch in branches]
     loop = asyncio.get_running_loop()
     waiting = {
         loop.create_task(enough.wait(), context=Context()),
