@@ -204,7 +204,7 @@ OUTPUTS = [make_record("a", output="[]"), make_record("b", attempts=3, output=du
 def test_outputs_stand_beside_all_tasks_shortened_if_need_be():
     lines = [line.rstrip() for line in draw(render.RunTree(make_run(*OUTPUTS)), width=60).splitlines()]
 
-    assert "├── ✓ a               = []" in lines
+    assert "├── ✓ a              = []" in lines
     assert f'├── ✓ b  3 attempts  = "{"x" * 35}…' in lines
 
 
@@ -328,6 +328,13 @@ def test_table_shows_runs_with_what_went_wrong():
     assert "more" not in text
 
 
+ENDINGS: list[tuple[RunStatus, str, dict[str, Any]]] = [
+    (RunStatus.COMPLETED, "short", {}),
+    (RunStatus.WAITING_ON_CONNECTIONS, "short", {}),
+    (RunStatus.FAILED, "a-job-with-a-long-name" * 3, {"error": ErrorInfo(name="E", message="m" * 300)}),
+    (RunStatus.INVALID_PAYLOAD, "short", {"error": ErrorInfo(name="E", message="url:\tno URL\nmore")}),
+    (RunStatus.PENDING, "short", {"reason": "no process defines the job"}),
+]
 MANY_RUNS = [
     make_run(
         id=f"run_{number:026}",
@@ -338,23 +345,7 @@ MANY_RUNS = [
         status=status,
         **given,
     )
-    for number, (status, job_id, given) in enumerate(
-        [
-            (RunStatus.COMPLETED, "short", {}),
-            (RunStatus.WAITING_ON_CONNECTIONS, "short", {}),
-            (
-                RunStatus.FAILED,
-                "a-job-with-a-long-name" * 3,
-                {"error": ErrorInfo(name="E", message="m" * 300)},
-            ),
-            (
-                RunStatus.INVALID_PAYLOAD,
-                "short",
-                {"error": ErrorInfo(name="E", message="url:\tno URL\nmore")},
-            ),
-            (RunStatus.PENDING, "short", {"reason": "no process defines the job"}),
-        ]
-    )
+    for number, (status, job_id, given) in enumerate(ENDINGS)
 ]
 
 
