@@ -17,7 +17,16 @@ from perdure.engine.journal import EngineSource
 from perdure.engine.store import Change, ClaimRuns, Result, RunRow, Store
 from perdure.errors import ConflictError, NotFoundError, StoreBrokenError, UnavailableError
 from perdure.ids import Ids
-from perdure.schema.execution import Claim, Completed, EventRecord, Failed, JobMissing, Suspended, TaskRecord
+from perdure.schema.execution import (
+    Claim,
+    Completed,
+    EventRecord,
+    Failed,
+    JobMissing,
+    Suspended,
+    TaskRecord,
+    Yielded,
+)
 from perdure.schema.runs import ErrorInfo, RunStatus, TaskStatus
 from perdure.sdk.journal import Journal
 from perdure.store.sqlite.store import SqliteStore
@@ -507,6 +516,26 @@ async def test_execution_whose_run_another_node_rescued_learns_at_its_next_recor
     assert await node.status(run_id) is RunStatus.QUEUED
     await node.engine.stop()
     await store.close()
+
+
+@virtual
+async def test_run_claimed_again_by_the_transaction_that_requeues_it_is_known_to_execute() -> None:
+    async with running() as node:
+        run_id = await node.send()
+        _, first = await node.claim()
+        claiming = asyncio.create_task(node.claim())
+        await asyncio.sleep(0)  # its claim is submitted first, and takes effect after the move
+        closing = first.close(Yielded("more to do"), [], [])
+
+        claim, second = await claiming
+
+        assert await closing is True
+        assert (claim.run_id, claim.execution) == (run_id, 2)
+        assert node.engine.executing[run_id][0] == 2
+        assert await second.record([], []) is True
+        assert await second.close(Completed("1"), [], []) is True
+        await node.engine.wait_idle()
+        assert not node.engine.executing
 
 
 # --- waiting for ends ---------------------------------------------------------------------------------------------------

@@ -339,7 +339,11 @@ class Engine:
     # --- after a commit -------------------------------------------------------------------------------------------------
 
     def _committed(self, changes: list[Change], results: list[Result]) -> None:
-        """Keep count and tell who waits. Hot: once per transaction over all its changes."""
+        """Keep count and tell who waits. Hot: once per transaction over all its changes.
+
+        They come in the order in which they were submitted, which isn't that in which they took effect (see the Store
+        port): what is kept of a run must not depend on it.
+        """
         for change, result in zip(changes, results, strict=True):
             if type(change) is RecordTasks:
                 if type(result) is Refused:
@@ -362,7 +366,8 @@ class Engine:
 
     def _moved(self, move: MoveRun) -> None:
         if move.expected is _EXECUTING:
-            self.executing.pop(move.run_id, None)
+            # The claim that followed in the same transaction may have been submitted, and come past here, before.
+            self._forget(move)
             self._waits.active -= 1
         elif move.expected is _QUEUED:
             self._waits.active -= 1
@@ -374,7 +379,7 @@ class Engine:
             self._waker_loop.notify(move.wake_at)
 
     def _forget(self, change: RecordTasks | MoveRun) -> None:
-        """An execution of ours turned out to have lost its run."""
+        """An execution of ours ended, or turned out to have lost its run."""
         if self.executing.get(change.run_id, (0, 0))[0] == change.execution:
             del self.executing[change.run_id]
 
