@@ -10,6 +10,8 @@ from .errors import UsageError
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
+LONGEST = timedelta(days=36_525)
+"""No duration is longer: instants must stay within the calendar."""
 
 
 def to_ms(duration: timedelta | int | float, what: str) -> int:
@@ -27,6 +29,8 @@ def to_ms(duration: timedelta | int | float, what: str) -> int:
         raise UsageError(f"{what}: {given!r} seconds is no finite duration that can be stored") from exc
     if exact < timedelta():
         raise UsageError(f"{what}: a duration can't be negative, got {given!r}")
+    if exact > LONGEST:
+        raise UsageError(f"{what}: {given!r} is longer than a hundred years")
     return -(-exact // _MILLISECOND)
 
 

@@ -33,11 +33,12 @@ class Branch:
     Attributes:
         birth: the scope it was started in.
         bodies: scopes of task bodies that it is inside of now, innermost last.
+        refusals: io calls it made after the end of the execution.
         dismissed: the executor itself has cancelled it, because what it belongs to has ended.
         used_io: whether it ever called io; one that did not, started in a body, may be a library's own.
     """
 
-    __slots__ = ("birth", "bodies", "dismissed", "task", "used_io")
+    __slots__ = ("birth", "bodies", "dismissed", "refusals", "task", "used_io")
 
     def __init__(self, task: asyncio.Task[Any], birth: Scope) -> None:
         self.task = task
@@ -45,6 +46,7 @@ class Branch:
         self.bodies: list[Scope] = []
         self.dismissed = False
         self.used_io = False
+        self.refusals = 0
 
     def dismiss(self) -> None:
         """Cancel it: what it belongs to has ended."""
@@ -172,6 +174,8 @@ class Branches:
 
     def add(self, task: asyncio.Task[Any], birth: Scope) -> Branch:
         """The run's code has started an asyncio task. It leaves in the turn of the loop after its end."""
+        if task in self._by_task:  # an eager task has called io before it was told of
+            return self._by_task[task]
         branch = self._by_task[task] = Branch(task, birth)
         if birth.branches is None:
             birth.branches = set()
@@ -194,6 +198,15 @@ class Branches:
         branch = self._by_task.get(task) or self.add(task, scope)
         branch.used_io = True
         return branch
+
+    def refuse(self) -> int:
+        """How many io calls the branch that runs now has made after the end of the execution."""
+        task = asyncio.current_task(self._execution.loop)
+        branch = self._by_task.get(task) if task is not None else None
+        if branch is None:
+            return 0
+        branch.refusals += 1
+        return branch.refusals
 
     def live(self) -> list[Branch]:
         """Those that aren't done, without those that are none of the run's business."""

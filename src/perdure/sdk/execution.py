@@ -37,7 +37,7 @@ from perdure.schema.execution import (
     TimedOut,
     Yielded,
 )
-from perdure.schema.runs import TaskStatus
+from perdure.schema.runs import ErrorInfo, TaskStatus
 
 from . import notices, unwinding
 from .branches import Branch, Branches, outside_run
@@ -65,7 +65,6 @@ class Execution:
         yielding: no new body starts and nothing is delivered; the execution ends as soon as no body runs.
         branches: the run's asyncio tasks, and the timers they armed.
         outside: for callbacks of the executor's own, in which no scope is set.
-        refusals: io calls made after the end.
     """
 
     def __init__(
@@ -103,7 +102,6 @@ class Execution:
         self._alone: asyncio.Event | None = None
         self._flush_timer: asyncio.TimerHandle | None = None
         self._limit_timer: asyncio.TimerHandle | None = None
-        self.refusals = 0
         self._unawaited: dict[int, CallSite] = {}
         self._nobody_since: int | None = None
         self._finishing = False
@@ -125,7 +123,7 @@ class Execution:
 
     def sync_done(self, value: Any, error: BaseException | None) -> None:
         """The thread of the run function has ended by itself."""
-        self.end(self.completion(value) if error is None else self.failed(error))
+        self._end_as(lambda: self.completion(value) if error is None else self.failed(error))
 
     def limit_duration(self, limit_ms: int) -> None:
         """Time the run out once it has executed for `limit_ms` in all."""
@@ -147,12 +145,19 @@ class Execution:
                 "this io belongs to another run or to none: use the io that your run function was given, in the run's "
                 "own asyncio tasks or threads (a thread started by hand doesn't carry the run's context)"
             )
-        if self.outcome is not None:
-            self.refusals += 1
-            raise Signal(self.ending_reason)
+        self.check()
         if scope.ended:
             raise Signal("the task this code was started in has ended")
         return scope
+
+    @property
+    def writes_before_bodies(self) -> bool:
+        """Whether a body may start only once its start is written, with all that was noted before.
+
+        After a crash, to know the culprit of the next one; and when the body may show the world a value that a replay has
+        to come up with again.
+        """
+        return self.claim.crashes > 0 or self.records.has_unwritten_values
 
     @property
     def is_sync(self) -> bool:
@@ -207,10 +212,10 @@ class Execution:
 
     def log(self, line: LogRecord) -> None:
         """A log line, from any thread of the run: it rides in front of the next write, or goes out after a moment."""
-        self.records.logs.append(line)
         if self.is_foreign_thread:
-            self.loop.call_soon_threadsafe(self._arm_flush)
-        else:
+            self.loop.call_soon_threadsafe(self.log, line)
+        elif self.outcome is None:
+            self.records.logs.append(line)
             self._arm_flush()
 
     def interrupted(self, operation: Operation) -> None:
@@ -255,6 +260,8 @@ class Execution:
         elif not future.result():
             self.revoke("the run was taken away: its lease was lost or it was cancelled")
         else:
+            if self.writing == 0 and not self.records.has_unwritten:
+                self.records.has_unwritten_values = False
             if then_yield:
                 self.yield_soon("forced replay")
             if done is not None:
@@ -327,7 +334,7 @@ class Execution:
         notices.warned(self.claim, message)
         if self.outcome is None:
             digest = f"{self.claim.execution}:{len(self.records.logs)}:{message}"
-            self.records.logs.append(
+            self.log(
                 LogRecord(id=f"warning:{digest}"[:200], level="WARN", message=message, at=self.clock.now())
             )
 
@@ -391,14 +398,24 @@ class Execution:
         if self.branches.live():
             self._ending = self.loop.create_task(self._end_with_branches(main), context=Context())
         else:
-            self.end(self._outcome_of(main))
+            self._end_as(lambda: self._outcome_of(main))
+
+    def _end_as(self, outcome_of: Callable[[], Completed | Failed]) -> None:
+        """End with what is worked out from values and errors of user code, which may defy being looked at."""
+        try:
+            outcome = outcome_of()
+        except Exception as error:  # noqa: BLE001 - a run may not hang for what its error is like
+            outcome = Failed(
+                ErrorInfo(name=type(error).__name__, message="the run ended, and how can't be told")
+            )
+        self.end(outcome)
 
     async def _end_with_branches(self, main: asyncio.Task[Any]) -> None:
         """The run function has ended with branches alive: they get a bounded time to clean up, durably."""
         self._finishing = True
         self._alone = asyncio.Event()
         await unwinding.dismiss(self.branches.live(), self._alone, self.settings.unwind_limit)
-        self.end(self._outcome_of(main))
+        self._end_as(lambda: self._outcome_of(main))
 
     async def _run(self, main: Callable[[], Any]) -> Any:
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 
@@ -49,7 +48,7 @@ def _stack_of(error: BaseException) -> str:
     """The traceback without perdure's own frames."""
     try:
         trace = traceback.TracebackException.from_exception(error)
-        _leave_out_own_frames(trace, set())
+        _leave_out_own_frames(trace)
         text = "".join(trace.format())
     except Exception:  # noqa: BLE001 - formatting calls the user's __str__ and __repr__
         text = "".join(traceback.format_tb(error.__traceback__))
@@ -64,33 +63,37 @@ def frames_of(error: BaseException) -> str:
     )
 
 
-def _leave_out_own_frames(trace: traceback.TracebackException, seen: set[int]) -> None:
-    if id(trace) in seen:
-        return
-    seen.add(id(trace))
-    kept = [frame for frame in trace.stack if not frame.filename.startswith(_OWN_FOLDER)]
-    if kept:
-        trace.stack[:] = kept
-    group = cast("list[traceback.TracebackException] | None", getattr(trace, "exceptions", None)) or []
-    for other in (trace.__cause__, trace.__context__, *group):
-        if other is not None:
-            _leave_out_own_frames(other, seen)
+def _leave_out_own_frames(trace: traceback.TracebackException) -> None:
+    seen: set[int] = set()
+    left: list[traceback.TracebackException | None] = [trace]
+    while left:  # not recursive: a loop that keeps its last error makes chains of thousands
+        part = left.pop()
+        if part is None or id(part) in seen:
+            continue
+        seen.add(id(part))
+        kept = [frame for frame in part.stack if not frame.filename.startswith(_OWN_FOLDER)]
+        if kept:
+            part.stack[:] = kept
+        group = cast("list[traceback.TracebackException] | None", getattr(part, "exceptions", None)) or []
+        left.extend((part.__cause__, part.__context__, *group))
 
 
-def failed_tasks(error: BaseException | None, seen: set[int]) -> Iterable[str]:
-    """Ids of the tasks whose failure this error came from: in groups, causes and contexts."""
-    if error is None or id(error) in seen:
-        return
-    seen.add(id(error))
-    origin: str | None = error.task_id if isinstance(error, TaskError) else getattr(error, FAILED_TASK, None)
-    if origin:
-        yield origin
-    parts: tuple[BaseException, ...] = getattr(error, "exceptions", ()) if _is_group(error) else ()
-    for part in parts:
-        yield from failed_tasks(part, seen)
-    yield from failed_tasks(error.__cause__, seen)
-    if not error.__suppress_context__:
-        yield from failed_tasks(error.__context__, seen)
+def failed_tasks(error: BaseException) -> list[str]:
+    """Ids of the tasks whose failure this error came from: in groups, causes, and what was being handled."""
+    found: dict[str, None] = {}
+    seen: set[int] = set()
+    left: list[BaseException | None] = [error]
+    while left:
+        part = left.pop()
+        if part is None or id(part) in seen:
+            continue
+        seen.add(id(part))
+        origin: str | None = part.task_id if isinstance(part, TaskError) else getattr(part, FAILED_TASK, None)
+        if origin:
+            found[origin] = None
+        group: tuple[BaseException, ...] = getattr(part, "exceptions", ()) if _is_group(part) else ()
+        left.extend((part.__context__, part.__cause__, *reversed(group)))
+    return list(found)
 
 
 def _is_group(error: BaseException) -> bool:
@@ -103,6 +106,15 @@ def not_interrupted(keys: list[str]) -> NonDeterminismError:
         f"task {', '.join(map(repr, keys))} was interrupted (by a time-out or cancel()) when it was first run, but on "
         "replay nothing interrupts it: what decides about that must not depend on anything outside the run's tasks. "
         "Use io.timeout for deadlines, then continue the run"
+    )
+
+
+def changed_kind(key: str, is_task: bool) -> NonDeterminismError:
+    """Under `key` the code now has another kind of operation than what is recorded."""
+    was, now = ("io.wait or the like", "io.run_task") if is_task else ("io.run_task", "io.wait or the like")
+    return NonDeterminismError(
+        f"under the key {key!r} an {was} is recorded, and the code now has an {now} there: give the new one a key of its "
+        "own, then continue the run"
     )
 
 

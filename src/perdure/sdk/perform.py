@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 REFUSALS_MAX = 1_000
-"""Io calls after the end of an execution that are answered with the Signal; code that still goes on is stopped for good."""
+"""Io calls of one branch after the end of the execution that are answered with the Signal; then it is stopped for good."""
 
 
 _stopped: list[asyncio.Future[None]] = []
@@ -41,7 +41,7 @@ async def enter(execution: Execution, site: CallSite) -> Scope:
             "io is used in a thread: it works on the event loop only. Return from the thread what it has worked out, and "
             "call io outside; or make the job a plain def, whose io works in its own thread"
         )
-    if execution.refusals > REFUSALS_MAX:
+    if execution.outcome is not None and execution.branches.refuse() > REFUSALS_MAX:
         # A loop that swallows every Signal would hold the event loop for ever. The future keeps the branch it stops: a
         # coroutine that is thrown away would be woken up once more by the garbage collector, and swallow that too.
         forever: asyncio.Future[None] = execution.loop.create_future()
@@ -69,7 +69,7 @@ async def run_task(
     record = operation.record
     try:
         if execution.is_settled(record):
-            return await replay(execution, operation, codec)
+            return await replay(execution, operation, codec, is_task=True)
         await leave_if_yielding(execution, operation)
         due = first_due(operation, options)
         while True:
@@ -118,8 +118,7 @@ async def _attempt(
     facts: FunctionFacts,
 ) -> Any:
     begin(execution, operation, options)
-    if execution.claim.crashes:
-        # An execution before this one died without a word: know the culprit should it happen again.
+    if execution.writes_before_bodies:
         execution.flush(operation.release)
         await blocked(execution, operation)
     branch = operation.branch
@@ -215,6 +214,7 @@ async def observe(execution: Execution, site: CallSite, key: Key, make: Callable
         result = settle(execution, operation, make(), PLAIN)
         record.started_at = record.completed_at
         execution.note(record)
+        execution.records.has_unwritten_values = True
         await in_turn(execution, operation)
         return result
     except asyncio.CancelledError:

@@ -22,6 +22,7 @@ class Records:
         expected: what a replay comes to, as (moment, record): a completion or interruption at `seq` has the moment 2 * seq,
             the first appearance of a task at `opened` 2 * opened + 1.
         logs: log lines that aren't written yet.
+        has_unwritten_values: a value was remembered (a uuid, the time) that isn't durable yet, and nobody outside may see.
         output_bytes: size of all outputs together (characters of JSON; those a claim left out don't count).
     """
 
@@ -34,6 +35,7 @@ class Records:
         self.output_bytes = sum(len(record.output or "") for record in claimed)
         self._unwritten: dict[str, TaskRecord] = {}
         self.logs: list[LogRecord] = []
+        self.has_unwritten_values = False
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -139,7 +141,7 @@ class Records:
         """The outcome of a run that `error` ended. Its `failed_tasks` are what a continued run does anew: the tasks that
         the error came from, the parents they made fail, and whatever has failed below those.
         """
-        origins = list(dict.fromkeys(failed_tasks(error, set())))
+        origins = failed_tasks(error) or self._last_if_failed()
         info = describe_error(error, self._limits, origins[0] if origins else None)
         if isinstance(error, TaskError):
             way = f"{info.stack or ''}\nraised by io.run_task as a TaskError, which left the run function:\n{frames_of(error)}"
@@ -151,6 +153,12 @@ class Records:
             ):
                 anew[record.id] = None
         return Failed(info, list(anew))
+
+    def _last_if_failed(self) -> list[str]:
+        """The task that settled last, if it failed: what its error was made into may not show where it came from."""
+        settled = [(record.seq, record) for record in self._by_id.values() if record.seq is not None]
+        last = max(settled, key=lambda pair: pair[0], default=None)
+        return [last[1].id] if last is not None and last[1].status is TaskStatus.ERRORED else []
 
     def _failed_upwards(self, task: str) -> Iterable[str]:
         """The task itself (it has failed, or is a time-out that fired), and the parents that failed with it."""

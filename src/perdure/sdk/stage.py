@@ -23,6 +23,7 @@ from .scope import Scope
 
 if TYPE_CHECKING:
     import asyncio
+    from typing import Any
 
     from perdure.schema.execution import TaskRecord
 
@@ -53,8 +54,11 @@ class Stage:
         """Operations that can't complete now → instant at which they can, None for not by themselves."""
         self.deadlines: dict[object, int] = {}
         """Durable deadlines around running code → instant."""
+        # Branches that aren't blocked in an io call: those that may be runnable, and those seen waiting for a future that
+        # isn't done; that one's callback brings them back, so that thousands of sleeping bodies aren't looked at each time.
         self._free: set[Branch] = set()
         self._free_peak = 0
+        self._asleep: dict[Branch, tuple[asyncio.Future[Any], Callable[[Any], None]]] = {}
         self._scheduled = False
         self._settled = 0
         self._blocked_since: float | None = None
@@ -71,12 +75,16 @@ class Stage:
 
     def branch_blocked(self, branch: Branch) -> None:
         """`branch` is about to await the future of an io call."""
-        self._free.discard(branch)
+        self._forget(branch)
         self.schedule()
 
     def branch_ended(self, branch: Branch) -> None:
-        self._free.discard(branch)
+        self._forget(branch)
         self.schedule()
+
+    def _forget(self, branch: Branch) -> None:
+        self._free.discard(branch)
+        self._asleep.pop(branch, None)
 
     def schedule(self) -> None:
         """Something happened: have a look once it has settled. Nothing to do while all branches are under way."""
@@ -131,6 +139,8 @@ class Stage:
     def stop(self) -> None:
         """Nothing is delivered any more."""
         self._gates.clear()
+        for future, callback in self._asleep.values():
+            future.remove_done_callback(callback)  # it may outlive the run by far
         if self._poll is not None:
             self._poll.cancel()
 
@@ -170,14 +180,39 @@ class Stage:
             # A set that was large stays large in memory, and slow to go through, until it is made anew.
             self._free = set(self._free)
             self._free_peak = free
-        return any(is_runnable(branch.task) for branch in self._free if not branch.is_stray)
+        asleep: list[Branch] = []
+        found = False
+        for branch in self._free:
+            if is_runnable(branch.task):
+                found = not branch.is_stray
+                if found:
+                    break
+            else:
+                asleep.append(branch)
+        for branch in asleep:
+            self._put_to_sleep(branch)
+        return found
+
+    def _put_to_sleep(self, branch: Branch) -> None:
+        future: asyncio.Future[Any] | None = getattr(branch.task, "_fut_waiter", None)
+        if future is None or branch.task.done():
+            return
+
+        def woken(_: Any) -> None:
+            if self._asleep.pop(branch, None) is not None:
+                self._free.add(branch)
+                self._settled = 0
+
+        self._free.discard(branch)
+        self._asleep[branch] = (future, woken)
+        future.add_done_callback(woken, context=self._execution.outside)
 
     def _idle_branches(self) -> _Idle:
         """Sort the branches that are not blocked in an io call by what they wait for."""
         idle = _Idle()
         waiting_scopes = self._scopes_of_blocked()
-        for branch in self._free:
-            if branch.is_stray:
+        for branch in (*self._free, *self._asleep):
+            if branch.is_stray or is_runnable(branch.task):
                 continue
             inside = waits_inside_run(branch, self._execution)
             scope = branch.scope
@@ -194,7 +229,8 @@ class Stage:
         """The scopes in which branches are blocked in io calls, and those around them."""
         scopes: set[Scope] = set()
         for branch in self._execution.branches:
-            scope: Scope | None = None if branch in self._free else branch.scope
+            is_blocked = branch not in self._free and branch not in self._asleep
+            scope: Scope | None = branch.scope if is_blocked else None
             while scope is not None and scope not in scopes:
                 scopes.add(scope)
                 scope = scope.operation.scope if scope.operation is not None else None

@@ -8,6 +8,7 @@ from perdure.errors import PerdureError
 from perdure.schema.runs import TaskStatus
 
 from .branches import outside_run
+from .failures import changed_kind
 from .operation import Operation
 from .values import Codec
 
@@ -54,9 +55,12 @@ def _is_tried_again(operation: Operation) -> bool:
     return parent is not None
 
 
-async def replay(execution: Execution, operation: Operation, codec: Codec) -> Any:
-    """Return or raise what is recorded, when its turn has come."""
+async def replay(execution: Execution, operation: Operation, codec: Codec, *, is_task: bool = False) -> Any:
+    """Return or raise what is recorded, when its turn has come. `is_task`: the code has run_task there."""
     record = operation.record
+    if record.status is not TaskStatus.CANCELED and is_task != (record.attempts > 0):
+        execution.end_failed(changed_kind(record.key, is_task))
+        await blocked(execution, operation)
     if record.interrupted is not None:
         await park(execution, operation, None)
     if record.omitted:
