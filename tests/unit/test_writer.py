@@ -406,3 +406,17 @@ async def test_applied_is_passed_through_unguarded(writer: Writer) -> None:
     await writer.submit(claim())
 
     assert isinstance(await writer.submit(complete("a")), Applied)
+
+
+def test_submitting_after_the_loop_cancelled_the_pump_is_unavailable() -> None:
+    async def main() -> asyncio.Future[Result]:
+        tap = await open_tap()
+        writer = Writer(tap)
+        await asyncio.sleep(0)  # the pump sleeps
+        writer._pump.cancel()  # as a loop does that SystemExit took down; the pump hasn't seen it yet
+        future = writer.submit(ingest("a"))
+        await asyncio.wait([future])
+        await tap.close()
+        return future
+
+    assert isinstance(run_virtual(main()).exception(), UnavailableError)

@@ -73,6 +73,7 @@ class Writer:
         batch_max: int = 2_000,
         pending_max: int = 10_000,
         on_committed: Callable[[list[Change], list[Result]], None] | None = None,
+        on_rejected: Callable[[Change], None] | None = None,
         on_available: Callable[[], None] | None = None,
         on_broken: Callable[[BaseException], None] | None = None,
     ) -> None:
@@ -83,6 +84,7 @@ class Writer:
             batch_max: changes in one transaction.
             pending_max: unsettled changes from which `room` makes its callers wait.
             on_committed: called with each committed batch and its results, before the futures are resolved.
+            on_rejected: called with a change that can't be written, before its future fails.
             on_available: called when the store can be tried again after having been unavailable.
             on_broken: called once with what stopped the writer.
         """
@@ -93,6 +95,7 @@ class Writer:
         self._batch_max = batch_max
         self._pending_max = pending_max
         self._on_committed = on_committed
+        self._on_rejected = on_rejected
         self._on_available = on_available
         self._on_broken = on_broken
         self._loop = asyncio.get_running_loop()
@@ -151,7 +154,8 @@ class Writer:
         sleeper = self._sleeper
         if sleeper is not None and self.unavailable is None:
             self._sleeper = None
-            sleeper.set_result(None)
+            if not sleeper.done():  # else it was cancelled with the pump: the loop is being shut down
+                sleeper.set_result(None)
 
     async def room(self) -> None:
         """Wait until fewer than `pending_max` changes are unsettled: for callers that could pile up memory."""
@@ -265,6 +269,9 @@ class Writer:
 
     def _reject(self, batch: _Batch, exc: Exception) -> None:
         self.size -= len(batch.futures)
+        if self._on_rejected is not None:
+            for change in batch.changes:
+                self._on_rejected(change)
         for future in batch.futures:
             if not future.done():
                 future.set_exception(exc)
