@@ -54,9 +54,10 @@ class Hook:
             raise error
 
 
-def io_error() -> sqlite3.OperationalError:
-    error = sqlite3.OperationalError("disk I/O error")
-    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+def sqlite_error(name: str) -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError(f"planned: {name}")
+    error.sqlite_errorname = f"SQLITE_{name}"
+    error.sqlite_errorcode = getattr(sqlite3, error.sqlite_errorname)
     return error
 
 
@@ -104,7 +105,7 @@ async def test_lost_acknowledgement_is_found_by_the_repeat(store, hook):
 
 @pytest.mark.parametrize("point", ["before", "after"])
 async def test_io_error_in_commit_breaks_the_store(store, hook, path, point):
-    hook.planned[point] = io_error()
+    hook.planned[point] = sqlite_error("IOERR")
 
     with pytest.raises(StoreBrokenError):
         await apply(store, ingest())
@@ -148,6 +149,41 @@ async def test_locked_by_another_connection_is_unavailable(store, path):
     other.execute("rollback")
     other.close()
     await apply(store, ingest())
+
+
+@pytest.mark.parametrize("name", ["READONLY", "PERM", "AUTH", "CANTOPEN"])
+async def test_database_that_may_not_be_written_is_unavailable_and_passes(store, hook, name):
+    hook.planned["before"] = sqlite_error(name)
+
+    with pytest.raises(UnavailableError):
+        await apply(store, ingest())
+
+    assert await store.get_run("run_1") is None
+    assert [type(result) for result in await apply(store, ingest())] == [Ingested]
+
+
+@pytest.mark.parametrize("name", ["CORRUPT", "NOTADB"])
+async def test_damaged_database_breaks_the_store(store, hook, path, name):
+    hook.planned["before"] = sqlite_error(name)
+
+    with pytest.raises(StoreBrokenError, match=re.escape(str(path))):
+        await apply(store, ingest())
+
+    with pytest.raises(StoreBrokenError, match="damaged"):
+        await apply(store, ingest())
+    with pytest.raises(StoreBrokenError, match="damaged"):
+        await store.get_run("run_1")
+
+
+async def test_damage_that_a_read_finds_breaks_the_store(store):
+    def fail(connection):
+        raise sqlite_error("CORRUPT")
+
+    with pytest.raises(StoreBrokenError):
+        await store._database.read(fail)
+
+    with pytest.raises(StoreBrokenError):
+        await apply(store, ingest())
 
 
 async def test_cancelled_waiter_does_not_cancel_the_batch(store):

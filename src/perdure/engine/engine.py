@@ -21,7 +21,7 @@ from .core import runs as core
 from .core.runs import JobSpec
 from .loops.renewer import Renewer
 from .loops.rescuer import Rescuer
-from .loops.runner import LoopRunner, settled
+from .loops.runner import RETRY_MS, LoopRunner, settled
 from .loops.waker import Waker
 from .store import (
     Applied,
@@ -76,6 +76,7 @@ class Engine:
         lease_ms: how long a lease lasts unless renewed.
         jobs: what is known of the jobs, by id.
         executing: of runs that this engine handed to executors: (execution, claimed at).
+        orphans: executions whose end couldn't be written, by run; the rescuer takes them.
         is_running: between `start` and `stop`.
     """
 
@@ -115,10 +116,12 @@ class Engine:
         self.claim_bytes_max = claim_bytes_max
         self.jobs: dict[str, JobSpec] = {}
         self.executing: dict[str, tuple[int, int]] = {}
+        self.orphans: dict[str, int] = {}
         self.is_running = False
         self.writer = Writer(
             store,
             on_committed=self._committed,
+            on_rejected=self._rejected,
             on_available=self._announce_queued,
             on_broken=self._broke,
         )
@@ -131,7 +134,9 @@ class Engine:
         self._closed: str | None = None
         self._last_rerun = 0
         self._index(jobs)
-        self._rescuer = Rescuer(store, self.submit, is_alive=self._is_alive, lease_ms=self.lease_ms)
+        self._rescuer = Rescuer(
+            store, self.submit, is_alive=self._is_alive, orphans=self.orphans, lease_ms=self.lease_ms
+        )
         self._renewer = Renewer(
             self.submit, owner=owner, lease_ms=self.lease_ms, is_needed=lambda: bool(self.executing)
         )
@@ -382,6 +387,17 @@ class Engine:
         """An execution of ours ended, or turned out to have lost its run."""
         if self.executing.get(change.run_id, (0, 0))[0] == change.execution:
             del self.executing[change.run_id]
+        if self.orphans and self.orphans.get(change.run_id) == change.execution:
+            del self.orphans[change.run_id]
+
+    def _rejected(self, change: Change) -> None:
+        """The end of an execution can't be written: its lease would be renewed for ever if it still counted as ours."""
+        if type(change) is MoveRun and change.expected is _EXECUTING:
+            self._forget(change)
+            self.orphans[change.run_id] = change.execution
+            self._rescuer_loop.notify(
+                self.clock.now() + RETRY_MS
+            )  # until then it may be ended in another way
 
     # --- parts ----------------------------------------------------------------------------------------------------------
 

@@ -49,10 +49,13 @@ class EngineJournal:
     def close(
         self, outcome: Outcome, tasks: Sequence[TaskRecord], logs: Sequence[LogRecord]
     ) -> asyncio.Future[bool]:
-        """See the port; the core decides what becomes of the run. Errors as for `record`."""
-        if self._is_lost():
-            return _refused()
+        """See the port; the core decides what becomes of the run. Errors as for `record`.
+
+        If the end can't be written it may be repeated with another one; else the run is rescued.
+        """
         engine = self._engine
+        if self._is_lost() and engine.orphans.get(self._claim.run_id) != self._claim.execution:
+            return _refused()
         return engine.submit_close(
             core.close(self._claim, self._claimed_at, outcome, engine.clock.now(), tasks, logs)
         )

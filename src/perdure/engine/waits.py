@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 
 from perdure.clock import Clock
-from perdure.errors import NotFoundError, UnavailableError
+from perdure.errors import NotFoundError, StoreBrokenError, UnavailableError
 
 from .store import RunRow, Store
 from .writer import Writer
@@ -46,7 +46,7 @@ class Waits:
             waiters = self._ends.setdefault(run_id, [])
             waiters.append(end)  # before reading: an end in between would be missed otherwise
             try:
-                run = await self._store.get_run(run_id)
+                run = await self._read_run(run_id)
                 if run is None:
                     raise NotFoundError(kind="run", id=run_id)
                 if run.status.is_terminal:
@@ -106,6 +106,13 @@ class Waits:
                 return False
             if commits == self.commits and not self._writer.size:
                 return True
+
+    async def _read_run(self, run_id: str) -> RunRow | None:
+        try:
+            return await self._store.get_run(run_id)
+        except StoreBrokenError:
+            self._require_open()  # who waits is told why the engine stopped, not what its store says to a read
+            raise
 
     def _require_open(self) -> None:
         if self._closed is not None:

@@ -1,10 +1,10 @@
-"""Takes runs back from executions that lost their lease."""
+"""Takes runs back from executions that lost their lease, or whose end couldn't be written."""
 
 from __future__ import annotations
 
 import logging
 from asyncio import Future
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from perdure.engine.core.runs import rescue
 from perdure.engine.store import Applied, Change, LeaseRow, Result, Store
@@ -16,6 +16,9 @@ logger = logging.getLogger("perdure.engine")
 RESCUE_BATCH = 1_000
 """Leases taken back in one transaction."""
 
+LEASES_MAX = 100_000
+"""Leases looked through for orphans, which are rare."""
+
 
 class Rescuer:
     """Looks for leases that expired.
@@ -25,6 +28,7 @@ class Rescuer:
         submit: how moves are written.
         is_alive: whether a lease belongs to an execution that this engine knows to be under way: one that couldn't be
             renewed in time because the store was unavailable is renewed, not rescued.
+        orphans: executions of this engine that are over, by run: their leases needn't expire.
         lease_ms: how long a lease lasts.
     """
 
@@ -34,15 +38,19 @@ class Rescuer:
         submit: Callable[[Change], Future[Result]],
         *,
         is_alive: Callable[[LeaseRow], bool],
+        orphans: Mapping[str, int],
         lease_ms: int,
     ) -> None:
         self._store = store
         self._submit = submit
         self._is_alive = is_alive
+        self._orphans = orphans
         self._lease_ms = lease_ms
 
     async def step(self, now: int) -> int | None:
         """Rescue what has expired at `now`; returns when to look again."""
+        if self._orphans:
+            await self._rescue(await self._orphaned(), now)
         rescued = await self._rescue(await self._store.leases(expired_at=now, limit=RESCUE_BATCH), now)
         return now if rescued == RESCUE_BATCH else now + self._lease_ms
 
@@ -57,6 +65,10 @@ class Rescuer:
         ):
             total += rescued
         return total
+
+    async def _orphaned(self) -> list[LeaseRow]:
+        leases = await self._store.leases(expired_at=None, limit=LEASES_MAX)
+        return [lease for lease in leases if self._orphans.get(lease.run_id) == lease.execution]
 
     async def _rescue(self, leases: list[LeaseRow], now: int) -> int:
         lost = [lease for lease in leases if not self._is_alive(lease)]

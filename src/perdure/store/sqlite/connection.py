@@ -34,20 +34,19 @@ _UNAVAILABLE = {
     sqlite3.SQLITE_IOERR,
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_AUTH,
+    sqlite3.SQLITE_PROTOCOL,
 }
+
+# What is read can't be trusted any more, and what is written might be lost.
+_CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 def _code(error: BaseException) -> int | None:
     code = getattr(error, "sqlite_errorcode", None)
     return code & 0xFF if isinstance(code, int) else None
-
-
-def _translated(error: BaseException) -> BaseException:
-    if _code(error) in _UNAVAILABLE:
-        return UnavailableError(
-            f"the SQLite database can't be used now ({error}); nothing was written, repeat later"
-        )
-    return error
 
 
 class Lane:
@@ -108,6 +107,7 @@ class Database:
 
     def __init__(
         self,
+        path: str,
         writer: sqlite3.Connection | None,
         reader: sqlite3.Connection,
         lock: FileLock | None,
@@ -115,12 +115,13 @@ class Database:
         inline: bool,
     ) -> None:
         self.on_commit: CommitHook | None = None
+        self._path = path
         self._writer = writer
         self._reader = reader
         self._lock = lock
         self._pid = os.getpid()
         self._users = 1
-        self._broken = False
+        self._broken: str | None = None
         self._read_lane = Lane("perdure-sqlite-read", inline=inline)
         self._write_lane = (
             self._read_lane if writer is reader else Lane("perdure-sqlite-write", inline=inline)
@@ -163,12 +164,12 @@ class Database:
                 if read_only:
                     reader = _connect_read_only(path, busy_timeout_seconds, undo)
                     _check_schema(reader, path)
-                    database = cls(None, reader, None, inline=inline)
+                    database = cls(path, None, reader, None, inline=inline)
                 else:
                     writer = _connect_writer(path, busy_timeout_seconds, undo)
                     _migrate(writer, path, clock)
                     reader = writer if in_memory else _connect_reader(path, busy_timeout_seconds, undo)
-                    database = cls(writer, reader, lock, inline=inline)
+                    database = cls(path, writer, reader, lock, inline=inline)
             except sqlite3.Error as error:
                 raise ConfigurationError(f"can't open the SQLite database {path}: {error}") from error
             undo.pop_all()
@@ -216,8 +217,26 @@ class Database:
             raise UsageError("a SQLite database can't be used in a forked child: open it there")
 
     def _check_broken(self) -> None:
-        if self._broken:
-            raise StoreBrokenError("an earlier COMMIT had an unknown outcome: reopen the SQLite database")
+        if self._broken is not None:
+            raise StoreBrokenError(self._broken)
+
+    def _break(self, reason: str) -> StoreBrokenError:
+        """Finish this database: every call from now on fails with `reason`."""
+        self._broken = reason
+        return StoreBrokenError(reason)
+
+    def _translated(self, error: BaseException) -> BaseException:
+        code = _code(error)
+        if code in _CORRUPT:
+            return self._break(
+                f"the SQLite database {self._path} is damaged ({error}): something else has written to it, or the disk "
+                "fails. Look with `pragma integrity_check`, restore a copy if need be, and reopen it"
+            )
+        if code in _UNAVAILABLE:
+            return UnavailableError(
+                f"the SQLite database can't be used now ({error}); nothing was written, repeat later"
+            )
+        return error
 
     def _transact(self, writer: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
         self._check_broken()
@@ -226,7 +245,7 @@ class Database:
             value = work(writer)
         except BaseException as error:
             self._rollback(writer)
-            raise _translated(error) from error
+            raise self._translated(error) from error
         self._commit(writer)
         return value
 
@@ -239,12 +258,11 @@ class Database:
                 self.on_commit("after")
         except BaseException as error:
             if _code(error) == sqlite3.SQLITE_IOERR:
-                self._broken = True
-                raise StoreBrokenError(
-                    f"COMMIT failed ({error}), its outcome is unknown: reopen the database"
+                raise self._break(
+                    f"a COMMIT to {self._path} failed ({error}), its outcome is unknown: reopen the SQLite database"
                 ) from error
             self._rollback(writer)
-            raise _translated(error) from error
+            raise self._translated(error) from error
 
     def _rollback(self, writer: sqlite3.Connection) -> None:
         if not writer.in_transaction:  # SQLite has rolled back by itself, or the commit is done
@@ -252,8 +270,9 @@ class Database:
         try:
             writer.execute("rollback")
         except sqlite3.Error as error:
-            self._broken = True
-            raise StoreBrokenError(f"ROLLBACK failed ({error}): reopen the database") from error
+            raise self._break(
+                f"a ROLLBACK in {self._path} failed ({error}): reopen the SQLite database"
+            ) from error
 
     def _snapshot(self, work: Callable[[sqlite3.Connection], T]) -> T:
         self._check_broken()
@@ -264,7 +283,7 @@ class Database:
             finally:
                 self._reader.execute("commit")
         except sqlite3.Error as error:
-            raise _translated(error) from error
+            raise self._translated(error) from error
 
 
 def _connect(target: str, timeout: float, undo: ExitStack, *, uri: bool = False) -> sqlite3.Connection:
