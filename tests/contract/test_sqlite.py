@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import sqlite3
+import sys
 import threading
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from perdure.errors import (
 )
 from perdure.schema.runs import RunStatus
 from perdure.store.migrate import load_migrations
-from perdure.store.sqlite import SqliteStore, connection
+from perdure.store.sqlite import SqliteStore, connection, watch
 from perdure.store.sqlite.store import queries
 from perdure.testing.store_contract.factories import (
     apply,
@@ -184,6 +185,60 @@ async def test_damage_that_a_read_finds_breaks_the_store(store):
 
     with pytest.raises(StoreBrokenError):
         await apply(store, ingest())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="open files can't be deleted there")
+@pytest.mark.parametrize("suffix", ["", "-wal"])
+@pytest.mark.parametrize("how", ["deleted", "replaced"])
+@pytest.mark.parametrize("by", ["write", "read"])
+async def test_file_that_is_deleted_or_replaced_breaks_the_store(store, path, suffix, how, by, monkeypatch):
+    monkeypatch.setattr(watch, "LOOK_SECONDS", 0)
+    await executing_run(store)
+    file = Path(f"{path}{suffix}")
+    copy = file.read_bytes()
+    file.rename(f"{file}.away")
+    if how == "replaced":
+        file.write_bytes(copy)
+
+    with pytest.raises(StoreBrokenError, match=f"{re.escape(str(file))} was deleted or replaced"):
+        await (apply(store, ingest("run_2")) if by == "write" else store.get_run("run_1"))
+
+    with pytest.raises(StoreBrokenError):
+        await apply(store, ingest("run_3"))
+
+
+async def test_files_are_looked_at_once_a_second(store, monkeypatch):
+    looked = []
+    monkeypatch.setattr(watch.os, "stat", lambda path: looked.append(path) or os.lstat(path))
+
+    for n in range(100):
+        await apply(store, ingest(f"run_{n}"))
+
+    assert len(looked) <= 6
+
+
+async def test_files_that_grow_shrink_and_are_checkpointed_are_still_there(store, path, monkeypatch):
+    monkeypatch.setattr(watch, "LOOK_SECONDS", 0)
+    for n in range(20):
+        await apply(store, ingest(f"run_{n}"))
+        store._database._writer.execute("pragma wal_checkpoint(truncate)")
+        sqlite3.connect(path).close()
+
+    assert await store.get_run("run_19") is not None
+
+
+async def test_folder_that_the_process_changes_to_does_not_matter(tmp_path, monkeypatch):
+    monkeypatch.setattr(watch, "LOOK_SECONDS", 0)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(tmp_path)
+    store = await SqliteStore.open("jobs.db")
+    monkeypatch.chdir(elsewhere)
+
+    await apply(store, ingest())
+
+    await store.close()
+    assert (tmp_path / "jobs.db").exists()
 
 
 async def test_cancelled_waiter_does_not_cancel_the_batch(store):

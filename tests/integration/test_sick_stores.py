@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import sys
+from pathlib import Path
 
 import pytest
 
 from perdure import RunStatus, UnavailableError
+from perdure.store.sqlite import watch
 
 
 class Sick:
@@ -130,3 +133,20 @@ async def test_run_whose_end_cannot_be_written_fails_if_that_can(app):
         assert "no such outcome" in run.error.message
         assert not embedded._engine.executing
         assert not embedded._engine.orphans
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="open files can't be deleted there")
+@pytest.mark.parametrize("busy", [True, False])
+async def test_deleted_file_stops_the_engine(app, monkeypatch, caplog, busy):
+    monkeypatch.setattr(watch, "LOOK_SECONDS", 0)
+    file = Path(app.url.removeprefix("sqlite:///"))
+    async with app.embedded() as embedded:
+        await app.client.send_event("x")
+        file.rename(f"{file}.away")
+        if not busy:
+            await asyncio.sleep(60)
+            assert not embedded._engine.is_running
+        with pytest.raises(UnavailableError, match=r"jobs\.db was deleted or replaced"):
+            await app.client.send_event("x", id="lost")
+
+    assert "was deleted or replaced" in caplog.text

@@ -22,6 +22,7 @@ from perdure.errors import ConfigurationError, StoreBrokenError, UnavailableErro
 from perdure.store.migrate import Migration, load_migrations, pending_migrations
 
 from .lock import FileLock
+from .watch import FileWatch
 
 T = TypeVar("T")
 CommitHook = Callable[[str], None]
@@ -119,6 +120,7 @@ class Database:
         self._writer = writer
         self._reader = reader
         self._lock = lock
+        self._watch = FileWatch(path) if lock is not None else None
         self._pid = os.getpid()
         self._users = 1
         self._broken: str | None = None
@@ -219,6 +221,11 @@ class Database:
     def _check_broken(self) -> None:
         if self._broken is not None:
             raise StoreBrokenError(self._broken)
+        if self._watch is not None and (path := self._watch.missing()) is not None:
+            raise self._break(
+                f"the file {path} was deleted or replaced while the SQLite database {self._path} was open: what is written "
+                "goes nowhere. Let nothing but its engine touch the files of a database; put them back and reopen it"
+            )
 
     def _break(self, reason: str) -> StoreBrokenError:
         """Finish this database: every call from now on fails with `reason`."""
