@@ -38,7 +38,7 @@ from .sdk.jobs import Job as Job
 from .sdk.payloads import Example as Example
 from .sdk.retry import Retry as Retry
 from .sdk.scope import current_task as current_task
-from .sdk.sync_run import SyncIO as SyncIO
+from .sdk.sync_io import SyncIO as SyncIO
 from .sdk.triggers.event import event_trigger as event_trigger
 from .sdk.triggers.invoke import invoke_trigger as invoke_trigger
 from .sdk.triggers.trigger import Trigger as Trigger

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,9 @@ from .io import IO
 from .journal import Journal, Source
 from .scope import current_scope
 from .settings import ExecutionSettings
-from .sync_run import SyncIO, SyncRun
+from .sync_io import SyncIO
+from .sync_run import SyncRun
+from .threads import DaemonThreads
 from .watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ class Runner:
         self._environment = environment
         self._settings = settings
         self._max = max_executions
-        self._bodies = ThreadPoolExecutor(threads, "perdure-body")
-        self._sync_runs = ThreadPoolExecutor(max_executions, "perdure-run")
+        self._bodies = DaemonThreads(threads, "perdure-body")
+        self._sync_runs = DaemonThreads(None, "perdure-run")
         self._executions: dict[tuple[str, int], Execution] = {}
         self._changed = asyncio.Event()
         self._pulling: asyncio.Task[None] | None = None
@@ -129,9 +130,9 @@ class Runner:
             io = IO(execution, self._client)
             execution.start(lambda: job.fn(payload, io, context), inside)
         else:
-            run = SyncRun(execution)
+            run = SyncRun(execution, self._sync_runs)
             sync_io = SyncIO(run, self._client)
-            run.start(lambda: job.fn(payload, sync_io, context), inside, self._sync_runs)
+            run.start(lambda: job.fn(payload, sync_io, context), inside)
 
     def _give_up(self, claim: Claim, journal: Journal, error: Exception) -> None:
         execution = self._executions.get((claim.run_id, claim.execution))
@@ -165,9 +166,23 @@ class Runner:
             execution.yield_soon("shutdown")
         await self._until_empty(grace)
         for execution in list(self._executions.values()):
+            self._warn_of_bodies(execution, grace)
             execution.end(Yielded("shutdown"))
         await self._until_empty(self._settings.unwind_limit + 1)
         self._release()
+
+    def _warn_of_bodies(self, execution: Execution, grace: float) -> None:
+        """Say which bodies the grace wasn't enough for: they are cut off, or go on in threads until the process ends."""
+        around = {operation.scope.operation for operation in execution.bodies}
+        keys = sorted(operation.record.key for operation in execution.bodies if operation not in around)
+        if keys:
+            _log.warning(
+                "run %s (job %s): still running %s after the grace of %g s; it is put down and does that again later",
+                execution.claim.run_id,
+                execution.claim.job_id,
+                ", ".join(map(repr, keys)),
+                grace,
+            )
 
     def crash(self) -> None:
         """Drop everything at once, as if the process had died (for tests)."""

@@ -3,95 +3,98 @@
 The thread runs the bodies of its tasks itself. What touches the state of the execution is done on the event loop, to
 which the thread hands it over. A thread never lingers: at a durable wait the outcome is committed and the Signal raised
 right there, since a sync run is one branch. Only `io.parallel` has several, a thread each; one that must wait leaves
-its thread at once and is dead to io from then on, and the run is put down when all the others have settled.
+its thread at once and is over for io from then on, and the run is put down when all the others have settled. So it is
+with a body that has a time-out: a branch of its own, which is over when its time is.
 """
 
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
-import inspect
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextvars import Context, ContextVar, copy_context
-from datetime import datetime
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
-from uuid import UUID
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from perdure.clock import to_datetime
-from perdure.durations import to_instant_ms, to_ms
-from perdure.errors import NotFoundError, PerdureError, UsageError
-from perdure.schema.execution import Suspended
-from perdure.schema.runs import Event, TaskStatus
+from perdure.errors import UsageError
+from perdure.schema.execution import Suspended, TaskRecord
+from perdure.schema.runs import TaskStatus
 
-from . import steps
-from .call_sites import call_site
-from .functions import facts_of, merge_options
-from .io import make_random, make_uuid, with_task_ids
-from .keys import Key
-from .logger import Logger
-from .operation import NO_OPTIONS, Duration, Operation, TaskOptions, open_operation, wait_options
+from .branches import outside_run
+from .operation import Operation
 from .scope import Scope, current_scope
 from .signals import Signal
-from .values import PLAIN, Codec, codec_for
+from .threads import DaemonThreads
 
 if TYPE_CHECKING:
-    from .client import Client, EventToSend
     from .execution import Execution
 
 T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
-Item = TypeVar("Item")
 
 PARALLEL_THREADS_MAX = 32
 
 
 class SyncBranch:
-    """One thread of a sync run.
+    """One thread of a sync run, or the part of one that runs a body in another.
 
     Attributes:
-        dead: it has met a wait and is being unwound; io has no effect there any more.
-        parked_below: what the branches that it started wait for (instants; None for not in this execution).
+        over: why io has no effect there any more; None while it has.
+        parked: what it waits for, if that is why (instants; None for not in this execution).
     """
 
-    __slots__ = ("dead", "parent", "parked_below")
+    __slots__ = ("over", "parent", "parked")
 
     def __init__(self, parent: SyncBranch | None) -> None:
         self.parent = parent
-        self.dead = False
-        self.parked_below: list[int | None] = []
+        self.over: str | None = None
+        self.parked: list[int | None] = []
+
+    @property
+    def ending_reason(self) -> str | None:
+        """Why it, or one that it was started by, is over."""
+        branch: SyncBranch | None = self
+        while branch is not None:
+            if branch.over is not None:
+                return branch.over
+            branch = branch.parent
+        return None
 
 
 _current_branch: ContextVar[SyncBranch | None] = ContextVar("perdure_sync_branch", default=None)
 
 
 class SyncRun:
-    """The thread of a sync run, and how it talks to the loop."""
+    """The threads of a sync run, and how they talk to the loop.
 
-    def __init__(self, execution: Execution) -> None:
+    Args:
+        threads: has one for whatever is to run, and lets nothing queue.
+    """
+
+    def __init__(self, execution: Execution, threads: DaemonThreads) -> None:
         self.execution = execution
+        self._threads = threads
         self._loop = execution.loop
         self._loop_thread = get_ident()
-        self._waiting: set[concurrent.futures.Future[Any]] = set()
+        self._waiting: set[Future[Any]] = set()
         self._signal: Signal | None = None
-        self._thread: asyncio.Future[None] | None = None
+        self._main_thread: asyncio.Future[None] | None = None
+        self._timed: set[Future[Any]] = set()
+        self._records = {record.id: record for record in execution.claim.tasks}
 
-    def start(self, call: Callable[[], Any], context: Context, threads: ThreadPoolExecutor) -> None:
+    def start(self, call: Callable[[], Any], context: Context) -> None:
         """Run `call()` in a thread; its `context` carries the run's root scope."""
         self.execution.start_sync(self)
         context.run(_current_branch.set, SyncBranch(None))
-        self._thread = self._loop.run_in_executor(threads, lambda: context.run(self._main, call))
+        self._main_thread = self._loop.run_in_executor(self._threads, lambda: context.run(self._main, call))
 
     def _main(self, call: Callable[[], Any]) -> None:
         value, failure = None, None
         try:
             value = call()
-        except Signal:
-            return
         except BaseException as error:  # noqa: BLE001 - whatever left the run function ends the run
             failure = error
-        self._loop.call_soon_threadsafe(self.execution.sync_done, value, failure)
+        if self.execution.outcome is None:
+            self._post(lambda: self.execution.sync_done(value, failure))
 
     async def unwind(self, signal: Signal, limit: float) -> bool:
         """Raise the Signal in every thread that waits, and in the others when they next call io. Whether all ended."""
@@ -99,12 +102,31 @@ class SyncRun:
         for future in list(self._waiting):
             if not future.done():
                 future.set_exception(signal)
-        if self._thread is None:
+        threads = [asyncio.wrap_future(future, loop=self._loop) for future in tuple(self._timed)]
+        if self._main_thread is not None:
+            threads.append(self._main_thread)
+        if not threads:
             return True
-        done, _ = await asyncio.wait([self._thread], timeout=limit)
-        return bool(done)
+        ended, stuck = await asyncio.wait(threads, timeout=limit)
+        for thread in ended:
+            thread.exception()  # discarded: the outcome is decided
+        for thread in stuck:
+            thread.cancel()  # nobody asks for it any more; the loop may be closed when it ends
+        return not stuck
 
     # --- from the threads --------------------------------------------------------------------------------------------
+
+    @property
+    def branch(self) -> SyncBranch:
+        """The caller's, in a thread of the run."""
+        branch = _current_branch.get()
+        assert branch is not None
+        return branch
+
+    @property
+    def is_unwinding(self) -> bool:
+        branch = _current_branch.get()
+        return self.execution.outcome is not None or (branch is not None and branch.ending_reason is not None)
 
     def enter(self) -> Scope:
         """The caller's scope; errors as Execution.enter."""
@@ -114,60 +136,170 @@ class SyncRun:
                 "this io belongs to a sync run and works in the run's own thread: not on the event loop, nor in threads "
                 "started by hand. Use io.parallel for work side by side"
             )
-        if branch.dead:
-            raise Signal("this branch waits; it goes on in a later execution")
-        return self.execution.enter()
+        scope = self.execution.enter()
+        self.leave_if_over()
+        return scope
+
+    def leave_if_over(self) -> None:
+        """Raise the Signal if the execution or the caller's branch is over; once more, if user code has swallowed it."""
+        self.execution.check()
+        if (reason := self.branch.ending_reason) is not None:
+            raise Signal(reason)
+
+    def opened(self, operation: Operation) -> None:
+        """The run has come to a task."""
+        self._records[operation.record.id] = operation.record
 
     def on_loop(self, call: Callable[[], T]) -> T:
         """`call()` on the event loop; its result or exception here."""
+        return self.until(lambda future: _resolve(future, call()))
 
-        def start(future: concurrent.futures.Future[T]) -> None:
+    def until(self, start: Callable[[Future[T]], object]) -> T:
+        """Call `start(future)` on the loop and block until that future is done, or the execution ends.
+
+        Raises:
+            Signal: then, or instead of the call if the caller's branch is over.
+        """
+        future: Future[T] = Future()
+        branch = self.branch
+
+        def begin() -> None:
             try:
-                result = call()
+                if self._signal is not None:
+                    raise self._signal
+                self.execution.check()
+                if (reason := branch.ending_reason) is not None:
+                    raise Signal(reason)
+                self._waiting.add(future)
+                future.add_done_callback(self._waiting.discard)
+                start(future)
             except BaseException as error:  # noqa: BLE001 - carried to the thread that asked
                 if not future.done():
                     future.set_exception(error)
-            else:
-                if not future.done():
-                    future.set_result(result)
 
-        return self.until(start)
-
-    def until(self, start: Callable[[concurrent.futures.Future[T]], None]) -> T:
-        """Call `start(future)` on the loop and block until that future is done, or the execution ends."""
-        future: concurrent.futures.Future[T] = concurrent.futures.Future()
-
-        def begin() -> None:
-            if self._signal is not None:
-                future.set_exception(self._signal)
-                return
-            self._waiting.add(future)
-            future.add_done_callback(self._waiting.discard)
-            start(future)
-
-        self._loop.call_soon_threadsafe(begin)
+        if not self._post(begin):
+            raise Signal("its event loop is closed")
         return future.result()
+
+    def _post(self, call: Callable[[], object]) -> bool:
+        """Have `call()` made on the loop, soon. False: it is closed, and this thread was left behind."""
+        try:
+            self._loop.call_soon_threadsafe(call)
+        except RuntimeError:
+            return False
+        return True
 
     def await_(self, awaitable: Any) -> Any:
         """The result of a coroutine that runs on the loop."""
+        self.leave_if_over()
         return asyncio.run_coroutine_threadsafe(_awaited(awaitable), self._loop).result()
 
-    def written(self, operation: Operation) -> None:
-        """Write the operation's record and block until it is durable."""
-        self.until(lambda future: self.execution.write(operation.record, lambda: _resolve(future)))
+    def write(self, operation: Operation, step: Callable[[], object]) -> None:
+        """Take the last step of a task and block until it is durable."""
+
+        def start(future: Future[None]) -> None:
+            self.execution.bodies.discard(operation)
+            step()
+            self.execution.write(operation.record, lambda: _resolve(future, None))
+
+        self.until(start)
+
+    def flush(self) -> None:
+        """Write what was noted and block until it is durable."""
+        self.until(lambda future: self.execution.flush(lambda: _resolve(future, None)))
+
+    # --- several branches --------------------------------------------------------------------------------------------
+
+    def side_by_side(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
+        """What the calls return, each made in a branch of its own; or the first one's exception, when all have ended."""
+        branches = [SyncBranch(self.branch) for _ in calls]
+        with DaemonThreads(PARALLEL_THREADS_MAX, "perdure-parallel") as threads:
+            futures = [
+                threads.submit(_context_of(branch).run, call)
+                for branch, call in zip(branches, calls, strict=True)
+            ]
+        self._park_with(branches)
+        return [future.result() for future in futures]
+
+    def until_deadline(self, operation: Operation, call: Callable[[], Any]) -> Any:
+        """What the body `call` of `operation` returns; it has a thread of its own, which is left behind at its deadline.
+
+        Raises:
+            TimeoutError: the deadline has come.
+        """
+        deadline = operation.deadline
+        assert deadline is not None
+        branch = SyncBranch(self.branch)
+        context = _context_of(branch)
+
+        def start(future: Future[Future[Any] | None]) -> None:
+            left = deadline - self.execution.clock.now()
+            if left <= 0:
+                expire(future)
+                return
+            body = self._threads.submit(context.run, call)
+            self._timed.add(body)
+            timer = outside_run(self._loop, left / 1000, lambda: expire(future))
+            future.add_done_callback(lambda _: timer.cancel())
+
+            def ended() -> None:
+                self._timed.discard(body)
+                _resolve(future, body)
+
+            body.add_done_callback(lambda _: self._post(ended))
+
+        def expire(future: Future[Future[Any] | None]) -> None:
+            if not future.done() and self.execution.outcome is None:
+                branch.over = "the time-out of the task it belongs to is over"
+                self._interrupt_below(operation)
+                future.set_result(None)
+
+        body = self.until(start)
+        if body is None:
+            raise TimeoutError("it took longer than its time-out allows")
+        self._park_with([branch])
+        return body.result()
+
+    def _interrupt_below(self, operation: Operation) -> None:
+        """What is open under a body that was left behind will not go on; another attempt does it anew."""
+        execution = self.execution
+        for other in tuple(execution.bodies):
+            if self._is_under(other.record, operation.record.id):
+                execution.bodies.discard(other)
+        for record in self._records.values():
+            if not execution.is_settled(record) and self._is_under(record, operation.record.id):
+                record.status = TaskStatus.CANCELED
+                record.completed_at = execution.clock.now()
+                record.interrupted = execution.records.next_seq()
+                execution.note(record)
+
+    def _is_under(self, record: TaskRecord, ancestor: str) -> bool:
+        parent_id = record.parent_id
+        while parent_id is not None and parent_id != ancestor:
+            parent = self._records.get(parent_id)
+            parent_id = parent.parent_id if parent is not None else None
+        return parent_id is not None
+
+    # --- waiting -----------------------------------------------------------------------------------------------------
 
     def park(self, *dues: int | None) -> None:
         """This branch can't go on before the first of `dues` (None: not in this execution). Always raises the Signal."""
-        branch = _current_branch.get()
-        assert branch is not None
-        branch.dead = True
+        branch = self.branch
+        until = [*dues, *_deadlines_around(current_scope.get())]
         if branch.parent is None:
-            self.until(lambda _: self._put_down(dues))
-        else:
-            branch.parent.parked_below.extend(dues)
-        raise Signal("this branch waits; it goes on in a later execution")
+            self.until(lambda _: self._put_down(until))
+        self.leave_if_over()
+        branch.parked.extend(until)
+        branch.over = "it waits, and goes on in a later execution"
+        raise Signal(branch.over)
 
-    def _put_down(self, dues: tuple[int | None, ...]) -> None:
+    def _park_with(self, branches: Sequence[SyncBranch]) -> None:
+        """Park if one of the branches has: they have ended, and this one needs their results."""
+        dues = [due for branch in branches for due in branch.parked]
+        if dues:
+            self.park(*dues)
+
+    def _put_down(self, dues: Sequence[int | None]) -> None:
         execution = self.execution
         known = [due for due in dues if due is not None]
         if execution.yielding or not known:
@@ -175,286 +307,28 @@ class SyncRun:
         else:
             execution.end(Suspended(min(known)))
 
-    def leave_if_dead(self) -> None:
-        """Raise the Signal again if this branch has swallowed it."""
-        branch = _current_branch.get()
-        if branch is not None and branch.dead:
-            raise Signal("this branch waits; it goes on in a later execution")
+
+def _context_of(branch: SyncBranch) -> Context:
+    """A copy of the caller's, for the thread of a branch that it starts."""
+    context = copy_context()
+    context.run(_current_branch.set, branch)
+    return context
 
 
-class SyncIO:
-    """The durable operations of a sync run: as `IO`, without `await`. `timeout` is for async runs only."""
-
-    def __init__(self, run: SyncRun, client: Client) -> None:
-        self._run = run
-        self._execution = run.execution
-        self._client = client
-        self.logger = Logger(run.execution)
-
-    @property
-    def is_unwinding(self) -> bool:
-        """As `IO.is_unwinding`."""
-        branch = _current_branch.get()
-        return self._execution.outcome is not None or (branch is not None and branch.dead)
-
-    def run_task(self, key: Key, fn: Callable[[*Ts], T], *args: *Ts, **options: Any) -> T:
-        """As `IO.run_task`. The body runs in this thread; with `timeout=`, in another, which is abandoned when it is over."""
-        given = {option: value for option, value in options.items() if value is not None}
-        return self._run_task(key, fn, args, given)
-
-    def _run_task(
-        self, key: Key, fn: Callable[..., Any], args: tuple[Any, ...], given: dict[str, Any]
-    ) -> Any:
-        run, execution = self._run, self._execution
-        scope, site = run.enter(), call_site()
-        facts = facts_of(fn)
-        if facts.is_async:
-            raise UsageError(
-                f"task {key!r}: an async function can't be run by a sync job; make the job `async def`"
-            )
-        options = merge_options(facts.options, given)
-        codec = facts.codec if options.output is None else codec_for(options.output)
-
-        def opened() -> tuple[Operation, int | None]:
-            operation = open_operation(execution, key, options.name, options, scope, None, site)
-            settled = execution.is_settled(operation.record)
-            return operation, None if settled else steps.first_due(operation, options)
-
-        operation, due = run.on_loop(opened)
-        if execution.is_settled(operation.record):
-            return self._replay(operation, codec)
-        while True:
-            self._wait_until(due)
-            if execution.yielding:
-                run.park(None)
-            try:
-                value = self._attempt(operation, fn, args, options)
-                encoded, result = steps.to_output(execution, operation, value, codec)
-            except (Exception, SystemExit) as raised:  # noqa: BLE001 - whatever user code raises fails its task
-                due, error = self._failed(operation, raised, options)
-                if due is not None:
-                    continue
-                run.on_loop(lambda error=error: steps.fail(execution, operation, error))
-                run.written(operation)
-                raise operation.error() from error
-            run.on_loop(lambda encoded=encoded: steps.succeed(execution, operation, encoded))
-            run.written(operation)
-            return result
-
-    def _replay(self, operation: Operation, codec: Codec) -> Any:
-        run, record = self._run, operation.record
-        if record.interrupted is not None:
-            run.park(None)
-        if record.status is TaskStatus.ERRORED:
-            raise operation.error()
-        if record.omitted:
-            record.output, record.types = run.await_(self._execution.journal.fetch_output(record.id))
-            record.omitted = False
-        try:
-            return codec.decode(record.output or "null", record.types, where=operation.where)
-        except PerdureError as error:
-            fault = error  # as in turns.replay: the run fails, not the task
-            run.until(lambda _: self._execution.end_failed(fault))
-
-    def _wait_until(self, due: int | None) -> None:
-        if due is not None and due > self._execution.clock.now():
-            self._run.park(due)
-
-    def _attempt(
-        self, operation: Operation, fn: Callable[..., Any], args: tuple[Any, ...], options: TaskOptions
-    ) -> Any:
-        run, execution = self._run, self._execution
-        run.on_loop(lambda: steps.begin(execution, operation, options))
-        if execution.claim.crashes:
-            run.until(lambda future: execution.flush(lambda: _resolve(future)))
-        scope = Scope(execution, operation)
-        token = current_scope.set(scope)
-        try:
-            if operation.deadline is None:
-                value = fn(*args)
-            else:
-                value = self._call_with_deadline(operation.deadline, fn, args)
-        finally:
-            scope.ended = True
-            current_scope.reset(token)
-            execution.bodies.discard(operation)
-        run.leave_if_dead()
-        if inspect.isawaitable(value):
-            value = run.await_(value)
-        return value
-
-    def _call_with_deadline(self, deadline: int, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        left = max(deadline - self._execution.clock.now(), 0) / 1000
-        future = self._execution.threads.submit(copy_context().run, fn, *args)
-        try:
-            return future.result(left)
-        except concurrent.futures.TimeoutError as over:
-            if future.done():
-                raise  # the body's own
-            raise TimeoutError("it took longer than its time-out allows") from over
-
-    def _failed(
-        self, operation: Operation, error: BaseException, options: TaskOptions
-    ) -> tuple[int | None, BaseException]:
-        run, execution = self._run, self._execution
-        verdict: Any = None
-        if options.on_error is not None and isinstance(error, Exception):
-            try:
-                verdict = options.on_error(error, operation.as_task())
-                if inspect.isawaitable(verdict):
-                    verdict = run.await_(verdict)
-            except Exception as raised:  # noqa: BLE001 - an error handler that raises replaces the error
-                verdict = raised
-        return run.on_loop(lambda: steps.decide_retry(execution, operation, error, options, verdict))
-
-    def wait(self, key: Key, duration: Duration) -> None:
-        """As `IO.wait`."""
-        length = to_ms(duration, f"io.wait({key!r})")
-        options = wait_options(seconds=length / 1000)
-        self._wait(key, lambda now: now + length, "wait", options)
-
-    def wait_until(self, key: Key, moment: datetime) -> None:
-        """As `IO.wait_until`."""
-        instant = to_instant_ms(moment, f"io.wait_until({key!r})")
-        options = wait_options(until=to_datetime(instant))
-        self._wait(key, lambda _: instant, "wait until", options)
-
-    def _wait(self, key: Key, due: Callable[[int], int], name: str, options: TaskOptions) -> None:
-        run, execution = self._run, self._execution
-        scope, site = run.enter(), call_site()
-
-        def opened() -> Operation:
-            operation = open_operation(execution, key, name, options, scope, None, site)
-            record = operation.record
-            if not execution.is_settled(record) and record.due_at is None:
-                record.due_at = due(execution.clock.now())
-                record.started_at = execution.clock.now()
-                record.status = TaskStatus.WAITING
-                execution.note(record)
-            return operation
-
-        def over() -> None:
-            steps.settle(execution, operation, None, PLAIN)
-            execution.note(operation.record)
-
-        operation = run.on_loop(opened)
-        if execution.is_settled(operation.record):
-            self._replay(operation, PLAIN)
-            return
-        self._wait_until(operation.record.due_at)
-        run.on_loop(over)
-
-    def timeout(self, key: Key, duration: Duration) -> Any:
-        """Not in sync runs: nothing can interrupt a thread. Give tasks a `timeout=`, or make the job `async def`."""
-        raise UsageError(
-            "io.timeout needs an async job: a thread can't be interrupted. Use run_task(..., timeout=...)"
-        )
-
-    def now(self, key: Key) -> datetime:
-        """As `IO.now`."""
-        return self._observe(key, lambda: to_datetime(self._execution.clock.now()), "now")
-
-    def uuid(self, key: Key) -> UUID:
-        """As `IO.uuid`."""
-        return self._observe(key, lambda: make_uuid(self._execution), "uuid")
-
-    def random(self, key: Key, *, min: float = 0, max: float = 1, round: bool = False) -> float:
-        """As `IO.random`."""
-        return self._observe(key, lambda: make_random(self._execution, min, max, round), "random")
-
-    def _observe(self, key: Key, make: Callable[[], T], name: str) -> T:
-        run, execution = self._run, self._execution
-        scope, site = run.enter(), call_site()
-
-        def opened() -> Operation:
-            operation = open_operation(execution, key, name, NO_OPTIONS, scope, None, site)
-            if not execution.is_settled(operation.record):
-                steps.settle(execution, operation, make(), PLAIN)
-                operation.record.started_at = operation.record.completed_at
-                execution.note(operation.record)
-            return operation
-
-        return self._replay(run.on_loop(opened), PLAIN)
-
-    def yield_(self, key: Key) -> None:
-        """As `IO.yield_`."""
-        run, execution = self._run, self._execution
-        scope, site = run.enter(), call_site()
-
-        def opened() -> bool:
-            operation = open_operation(execution, key, "yield", NO_OPTIONS, scope, None, site)
-            if execution.is_settled(operation.record):
-                return True
-            if not execution.yielding:
-                steps.settle(execution, operation, None, PLAIN)
-                execution.note(operation.record)
-                execution.yield_soon(f"yielded at {operation.record.key!r}")
-            return False
-
-        if not run.on_loop(opened):
-            run.park(None)
-
-    def parallel(
-        self, key: Key, items: Iterable[Item], fn: Callable[[Item, int], T], *, name: str | None = None
-    ) -> list[T]:
-        """As `IO.parallel`: a thread per item, at most 32 at a time."""
-        run = self._run
-        work = list(items)
-        branch = _current_branch.get()
-
-        def one(index: int) -> Any:
-            _current_branch.set(SyncBranch(branch))
-            return self._run_task([index], fn, (work[index], index), {})
-
-        def all_items() -> list[Any]:
-            assert branch is not None
-            with ThreadPoolExecutor(min(max(len(work), 1), PARALLEL_THREADS_MAX), "perdure-parallel") as pool:
-                futures = [pool.submit(copy_context().run, one, index) for index in range(len(work))]
-            if branch.parked_below:
-                run.park(*branch.parked_below)
-            return [future.result() for future in futures]
-
-        return self._run_task(key, all_items, (), {"name": name or "parallel"})
-
-    def try_(self, fn: Callable[[], Any], catch: Callable[[Exception], Any]) -> Any:
-        """As `IO.try_`."""
-        try:
-            return fn()
-        except Exception as error:  # noqa: BLE001 - handed to the user's own handler
-            return catch(error)
-
-    def send_event(self, key: Key, name: str, payload: Any = None, **options: Any) -> Event:
-        """As `IO.send_event`."""
-        return self._send(key, [self._client.event(name, payload, **options)], "Send Event")[0]
-
-    def send_events(self, key: Key, events: Sequence[EventToSend]) -> list[Event]:
-        """As `IO.send_events`."""
-        return self._send(key, list(events), "Send Multiple Events")
-
-    def _send(self, key: Key, events: list[EventToSend], name: str) -> list[Event]:
-        def send() -> list[Event]:
-            return self._run.await_(self._client.send_events(with_task_ids(events)))
-
-        return self.run_task(
-            key, send, name=name, icon="send", params={"events": [event.name for event in events]}
-        )
-
-    def get_event(self, key: Key, id: str) -> Event:
-        """As `IO.get_event`."""
-
-        def get() -> Event:
-            event = self._run.await_(self._client.get_event(id))
-            if event is None:
-                raise NotFoundError(kind="event", id=id)
-            return event
-
-        return self.run_task(key, get, name="Get Event", params={"id": id})
+def _deadlines_around(scope: Scope | None) -> list[int]:
+    """When the time of the bodies is over that this scope is inside of."""
+    deadlines: list[int] = []
+    while scope is not None and scope.operation is not None:
+        if scope.operation.deadline is not None:
+            deadlines.append(scope.operation.deadline)
+        scope = scope.operation.scope
+    return deadlines
 
 
 async def _awaited(awaitable: Any) -> Any:
     return await awaitable
 
 
-def _resolve(future: concurrent.futures.Future[Any]) -> None:
+def _resolve(future: Future[T], value: T) -> None:
     if not future.done():
-        future.set_result(None)
+        future.set_result(value)
