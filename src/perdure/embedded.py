@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Self, TypedDict
 
@@ -23,6 +24,7 @@ from perdure.schema.execution import EventRecord
 from perdure.schema.runs import Event, Run, RunStatus
 from perdure.sdk.client import Client
 from perdure.sdk.context import EnvironmentContext
+from perdure.sdk.jobs import Job
 from perdure.sdk.runner import Runner
 from perdure.sdk.settings import ExecutionSettings
 from perdure.sdk.values import view
@@ -197,10 +199,41 @@ class Embedded:
 
 
 class EmbeddedPlatform:
-    """What a client needs, answered by an engine in the same process (port: Platform)."""
+    """What a client needs, answered by an engine in the same process (port: Platform).
+
+    Raises UsageError, before anything else, when awaited in another event loop than the engine's.
+    """
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        """To be made in the running loop of `engine`."""
+        self._any_loops_engine = engine
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def _engine(self) -> Engine:
+        if not self._is_here():
+            raise UsageError(
+                "the client runs embedded in another event loop (most likely that of another thread) than this call, "
+                "which did nothing. From other threads: "
+                "asyncio.run_coroutine_threadsafe(client.send_event(...), loop).result(), with the loop in which "
+                "client.embedded was entered; or, for an application in threads, `with client.sync.embedded(...)` and "
+                "client.sync.send_event(...), which work in every thread that has no event loop"
+            )
+        return self._any_loops_engine
+
+    def _is_here(self) -> bool:
+        try:
+            return asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            return False
+
+    def define(self, job: Job[Any, Any]) -> None:
+        engine, spec = self._any_loops_engine, job_spec(job)
+        if self._is_here():
+            engine.define([spec])
+        else:
+            with suppress(RuntimeError):  # that loop is closed: nobody left, and nothing will be executed
+                self._loop.call_soon_threadsafe(engine.define, [spec])
 
     async def send(self, events: Sequence[EventRecord]) -> list[Event]:
         return [self._event(ingested) for ingested in await self._engine.ingest(events)]

@@ -19,6 +19,7 @@ from perdure.schema.runs import RunStatus
 
 from .core import runs as core
 from .core.runs import JobSpec
+from .loops.adopter import Adopter
 from .loops.renewer import Renewer
 from .loops.rescuer import Rescuer
 from .loops.runner import RETRY_MS, LoopRunner, settled
@@ -48,8 +49,6 @@ only a safety net."""
 
 _DECISIONS_MAX = 20
 """How often a decision is taken anew because the run moved on between reading and writing."""
-
-_PAGE = 1_000
 
 
 class Listener(Protocol):
@@ -137,12 +136,14 @@ class Engine:
         self._rescuer = Rescuer(
             store, self.submit, is_alive=self._is_alive, orphans=self.orphans, lease_ms=self.lease_ms
         )
+        self._adopter = Adopter(store, self.submit, jobs=self.jobs)
         self._renewer = Renewer(
             self.submit, owner=owner, lease_ms=self.lease_ms, is_needed=lambda: bool(self.executing)
         )
         self._waker_loop = self._loop_of("waker", Waker(store, self.submit).step)
         self._rescuer_loop = self._loop_of("rescuer", self._rescuer.step)
         self._renewer_loop = self._loop_of("renewer", self._renewer.step)
+        self._adopter_loop = self._loop_of("adopter", self._adopter.step)
         self._waits = Waits(store, self.writer, clock, on_due=self._waker_loop.notify)
 
     # --- life -----------------------------------------------------------------------------------------------------------
@@ -156,7 +157,7 @@ class Engine:
         self._waits.active = sum((await self.store.count_by_status(active_only=True)).values())
         if self._exclusive:
             await self._rescuer.recover(self.clock.now())
-        await self._adopt()
+        await self._adopter.adopt(self.clock.now())
         self.is_running = True
         for loop in self._loops():
             loop.start()
@@ -173,11 +174,17 @@ class Engine:
         await self.writer.flush(patient=False)  # a claim under way comes back and is put back first
         await self.writer.close()
 
+    def define(self, jobs: Iterable[JobSpec]) -> None:
+        """Add jobs, or replace them by id; runs that waited for one of them are queued soon."""
+        self._index(jobs)
+        self._adopter.is_needed = True
+        self._adopter_loop.notify(self.clock.now())
+
     async def register(self, jobs: Iterable[JobSpec]) -> None:
-        """Add jobs, or replace them by id; runs that waited for one of them are queued."""
+        """As `define`; returns when the runs are queued."""
         self._index(jobs)
         if self.is_running:
-            await self._adopt()
+            await self._adopter.adopt(self.clock.now())
 
     def add_listener(self, listener: Listener) -> None:
         self._listeners.append(listener)
@@ -408,21 +415,6 @@ class Engine:
             for name in job.event_names:
                 self._by_event.setdefault(name, []).append(job)
 
-    async def _adopt(self) -> None:
-        """Queue the runs that wait for a job which is known now, oldest first."""
-        found: list[RunRow] = []
-        before: str | None = None
-        while True:
-            page = await self.store.list_runs(
-                RunFilter(statuses=(RunStatus.PENDING,), before=before, limit=_PAGE)
-            )
-            found += (run for run in page if run.job_id in self.jobs)
-            if len(page) < _PAGE:
-                break
-            before = page[-1].id
-        now = self.clock.now()
-        await settled([self.submit(core.adopt(run, now)) for run in reversed(found)])
-
     async def _decide(self, run_id: str, decide: Callable[[RunRow], MoveRun | None]) -> MoveRun | None:
         """Have decided, and write it; again with the run as it is, if it moved on meanwhile."""
         run = await self._require_run(run_id)
@@ -460,7 +452,7 @@ class Engine:
         )
 
     def _loops(self) -> tuple[LoopRunner, ...]:
-        return (self._waker_loop, self._rescuer_loop, self._renewer_loop)
+        return (self._waker_loop, self._rescuer_loop, self._renewer_loop, self._adopter_loop)
 
     def _broke(self, exc: BaseException) -> None:
         self._end(f"the engine has stopped because its store broke ({exc}); reopen it to recover")

@@ -160,7 +160,7 @@ class Client:
         retry: Retry | None = None,
         log_level: str | None = None,
     ) -> Job[P, R]:
-        """The same as `job` without the decorator.
+        """The same as `job` without the decorator. On a connected client, too: events sent from then on start it.
 
         Raises:
             ConflictError: the client has a job of this id.
@@ -183,6 +183,8 @@ class Client:
             log_level=log_level,
         )
         self.jobs[id] = job
+        if self._platform is not None and self._pid == os.getpid():
+            self._platform.define(job)
         return job
 
     # --- connecting --------------------------------------------------------------------------------------------------

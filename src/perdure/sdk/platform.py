@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from perdure.schema.execution import EventRecord
 from perdure.schema.runs import Event, Run, RunStatus
 
+if TYPE_CHECKING:
+    from .jobs import Job
+
 
 class Platform(Protocol):
     """Errors of all of them: UnavailableError (repeat), NotFoundError and ConflictError where they make sense."""
+
+    def define(self, job: Job[Any, Any]) -> None:
+        """A job was defined after connecting: events sent from now on start it. From any thread."""
+        ...
 
     async def send(self, events: Sequence[EventRecord]) -> list[Event]:
         """Store events with the runs they cause; a known id returns what is stored."""
