@@ -171,7 +171,12 @@ class Stage:
             else:
                 self._look_again_later()
             return
-        self._consider_putting_down(self._idle_branches())
+        idle = self._idle_branches()
+        if idle.runnable:
+            self._settled = 0
+            self._look_next_turn()
+        else:
+            self._consider_putting_down(idle)
 
     def _any_runnable(self) -> bool:
         free = len(self._free)
@@ -212,7 +217,10 @@ class Stage:
         idle = _Idle()
         waiting_scopes = self._scopes_of_blocked()
         for branch in (*self._free, *self._asleep):
-            if branch.is_stray or is_runnable(branch.task):
+            if branch.is_stray:
+                continue
+            if is_runnable(branch.task):  # it was asleep, and its callback hasn't run yet
+                idle.runnable = True
                 continue
             inside = waits_inside_run(branch, self._execution)
             scope = branch.scope
@@ -317,12 +325,13 @@ class Stage:
 class _Idle:
     """Branches that nothing inside the run can wake: in the bodies of tasks, and outside of them."""
 
-    __slots__ = ("bodies", "foreign", "timers")
+    __slots__ = ("bodies", "foreign", "runnable", "timers")
 
     def __init__(self) -> None:
         self.bodies: list[Branch] = []
         self.foreign: list[Branch] = []
         self.timers = False
+        self.runnable = False
 
     def nothing_moves(self, writing: int) -> bool:
-        return not (self.bodies or self.foreign or self.timers or writing)
+        return not (self.bodies or self.foreign or self.timers or self.runnable or writing)
