@@ -16,6 +16,7 @@ from perdure.schema.runs import Event, TaskStatus
 
 from . import steps
 from .call_sites import CallSite, call_site
+from .failures import changed_kind, not_interrupted
 from .functions import facts_of, merge_options
 from .io import make_random, make_uuid, with_task_ids
 from .keys import Key
@@ -76,7 +77,7 @@ class SyncIO:
 
         operation, due = run.on_loop(opened)
         if execution.is_settled(operation.record):
-            return self._replay(operation, codec)
+            return self._replay(operation, codec, is_task=True)
         while True:
             self._wait_until(due)
             if execution.yielding:
@@ -102,10 +103,15 @@ class SyncIO:
         self._run.opened(operation)
         return operation
 
-    def _replay(self, operation: Operation, codec: Codec) -> Any:
+    def _replay(self, operation: Operation, codec: Codec, *, is_task: bool = False) -> Any:
+        """As `turns.replay`."""
         run, record = self._run, operation.record
         if record.interrupted is not None:
-            run.park(None)
+            self._end_failed(
+                not_interrupted([record.key])
+            )  # the job was async then: nothing interrupts a thread
+        if record.status is not TaskStatus.CANCELED and is_task != (record.attempts > 0):
+            self._end_failed(changed_kind(record.key, is_task))
         if record.status is TaskStatus.ERRORED:
             raise operation.error()
         if record.omitted:
@@ -114,8 +120,11 @@ class SyncIO:
         try:
             return codec.decode(record.output or "null", record.types, where=operation.where)
         except PerdureError as error:
-            fault = error  # as in turns.replay: the run fails, not the task
-            run.until(lambda _: self._execution.end_failed(fault))
+            self._end_failed(error)  # the run fails, not the task
+
+    def _end_failed(self, error: PerdureError) -> None:
+        """The run fails; always raises the Signal."""
+        self._run.until(lambda _: self._execution.end_failed(error))
 
     def _wait_until(self, due: int | None) -> None:
         if due is not None and due > self._execution.clock.now():
@@ -126,7 +135,7 @@ class SyncIO:
     ) -> Any:
         run, execution = self._run, self._execution
         run.on_loop(lambda: steps.begin(execution, operation, options))
-        if execution.claim.crashes:
+        if execution.writes_before_bodies:
             run.flush()
         scope = Scope(execution, operation)
         token = current_scope.set(scope)
@@ -217,6 +226,7 @@ class SyncIO:
                 steps.settle(execution, operation, make(), PLAIN)
                 operation.record.started_at = operation.record.completed_at
                 execution.note(operation.record)
+                execution.records.has_unwritten_values = True
             return operation
 
         return self._replay(run.on_loop(opened), PLAIN)
