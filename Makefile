@@ -9,7 +9,8 @@ PYTHON ?= $(shell .ci/pythons | head -n 1)
 JOBS ?= 2
 
 # What the core of the suite is: run on every CPython, with generated tests at a small part of their number.
-CORE := $(wildcard tests/unit tests/contract tests/property)
+CORE := $(wildcard tests/unit tests/contract tests/property $(addprefix tests/integration/test_, $(addsuffix .py, \
+	hard_cases hostile_code interruptions parallel_branches quiescence sync_threads timeouts unwinding)))
 PIP := pip --disable-pip-version-check install --quiet --constraint constraints.txt
 export PIP_ROOT_USER_ACTION := ignore
 
