@@ -21,10 +21,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from perdure.clock import Clock, Random
-from perdure.errors import (
-    PerdureError,
-    UsageError,
-)
+from perdure.errors import PerdureError, UsageError
 from perdure.schema.execution import (
     Claim,
     Completed,
