@@ -20,6 +20,7 @@ class TaskRecord(Struct, kw_only=True, gc=False):
         key: as written; JSON for a list key.
         position: order of appearance in the run, for display.
         opened: position in the run's history when it first appeared: a replay lets nothing after that happen before.
+        absorbed: its body was asked to cancel, and completed or failed all the same: so it does on replay.
         seq: position in the run's history at which its completion (COMPLETED, ERRORED) was observed; from 1.
         interrupted: position in the history at which user code cancelled it. A replay parks it until that happens again.
         attempts: bodies started so far.
@@ -35,6 +36,7 @@ class TaskRecord(Struct, kw_only=True, gc=False):
     status: TaskStatus
     position: int
     opened: int = 0
+    absorbed: bool = False
     parent_id: str | None = None
     seq: int | None = None
     interrupted: int | None = None

@@ -92,6 +92,19 @@ def is_runnable(task: asyncio.Task[Any]) -> bool:
     return waiter is None or waiter.done()
 
 
+def is_waking(task: asyncio.Task[Any]) -> bool:
+    """Whether the task waits for a gathering whose outcome is certain and only has to be passed on, a turn per level."""
+    return _is_certain(getattr(task, "_fut_waiter", None))
+
+
+def _is_certain(future: Any) -> bool:
+    if future is None or future.done():
+        return future is not None
+    if not isinstance(future, _GATHERING):
+        return False
+    return all(map(_is_certain, getattr(future, "_children")))  # noqa: B009
+
+
 def waits_inside_run(branch: Branch, execution: Execution) -> bool | None:
     """Whether only other branches of the run can wake this one.
 

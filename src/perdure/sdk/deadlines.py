@@ -49,7 +49,7 @@ class Deadline:
     def fire_at(self, seq: int) -> None:
         """It is recorded that it fired, at `seq`: do so again then."""
         self._timer.cancel()
-        self._execution.stage.deliver(seq, lambda: self._fire(seq))
+        self._execution.stage.interrupt(seq, lambda: self._fire(seq))
 
     def disarm(self) -> None:
         """It will not fire."""

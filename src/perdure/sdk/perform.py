@@ -126,6 +126,7 @@ async def _attempt(
     scope = Scope(execution, operation)
     token = current_scope.set(scope)
     branch.bodies.append(scope)
+    cancelling = branch.task.cancelling()
     deadline = Deadline(execution, operation.deadline) if operation.deadline is not None else None
     try:
         if deadline is None:
@@ -142,6 +143,7 @@ async def _attempt(
         branch.bodies.remove(scope)
         current_scope.reset(token)
         execution.bodies.discard(operation)
+        operation.record.absorbed = branch.task.cancelling() > cancelling
         if scope.branches and execution.outcome is None:
             await _cancel_left_behind(execution, scope.branches)
         scope.ended = True

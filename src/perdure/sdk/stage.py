@@ -18,7 +18,7 @@ import itertools
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from .branches import Branch, is_runnable, outside_run, waits_inside_run
+from .branches import Branch, is_runnable, is_waking, outside_run, waits_inside_run
 from .scope import Scope
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .execution import Execution
     from .operation import Operation
 
-SETTLING_TURNS = 3
+SETTLING_TURNS = 5
 """Turns of the loop without a runnable branch before that is believed: done-callbacks may still be on their way."""
 
 _POLL_SECONDS = (0.01, 1.0)
@@ -162,6 +162,7 @@ class Stage:
             return
         if execution.yielding:
             self._gates = [gate for gate in self._gates if gate[1] in self._interrupts]
+            heapq.heapify(self._gates)
         if self._gates:
             if execution.yielding or self._is_next():
                 seq, _, release = heapq.heappop(self._gates)
@@ -219,7 +220,7 @@ class Stage:
         for branch in (*self._free, *self._asleep):
             if branch.is_stray:
                 continue
-            if is_runnable(branch.task):  # it was asleep, and its callback hasn't run yet
+            if is_runnable(branch.task) or is_waking(branch.task):  # callbacks are on their way
                 idle.runnable = True
                 continue
             inside = waits_inside_run(branch, self._execution)

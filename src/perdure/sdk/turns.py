@@ -47,14 +47,6 @@ async def in_turn(execution: Execution, operation: Operation, *, is_certain: boo
         await future
 
 
-def _is_tried_again(operation: Operation) -> bool:
-    """Whether it is inside a body that has failed before: then it may have been interrupted there, and that forgotten."""
-    parent = operation.scope.operation
-    while parent is not None and parent.record.attempts <= 1:
-        parent = parent.scope.operation
-    return parent is not None
-
-
 async def replay(execution: Execution, operation: Operation, codec: Codec, *, is_task: bool = False) -> Any:
     """Return or raise what is recorded, when its turn has come. `is_task`: the code has run_task there."""
     record = operation.record
@@ -67,7 +59,7 @@ async def replay(execution: Execution, operation: Operation, codec: Codec, *, is
         # Before its turn, which the others wait for.
         record.output, record.types = await execution.journal.fetch_output(record.id)
         record.omitted = False
-    await in_turn(execution, operation, is_certain=not _is_tried_again(operation))
+    await in_turn(execution, operation, is_certain=record.absorbed)
     if record.status is TaskStatus.ERRORED:
         raise operation.error()
     try:

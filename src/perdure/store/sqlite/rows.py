@@ -133,6 +133,7 @@ def task_row(run_id: str, task: TaskRecord) -> Row:
         task.output,
         task.types,
         task.opened,
+        task.absorbed,
     )
 
 

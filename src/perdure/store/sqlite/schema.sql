@@ -85,6 +85,7 @@ CREATE TABLE tasks (
     status text not null,
     position integer not null,
     opened integer not null,
+    absorbed integer not null,
     parent_id text,
     seq integer,
     interrupted integer,

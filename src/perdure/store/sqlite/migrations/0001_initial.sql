@@ -93,6 +93,7 @@ create table tasks (
     status text not null,
     position integer not null,
     opened integer not null,
+    absorbed integer not null,
     parent_id text,
     seq integer,
     interrupted integer,

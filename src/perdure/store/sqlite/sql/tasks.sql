@@ -2,18 +2,18 @@
 
 -- name: record_tasks
 -- :tasks: [[run_id, id, idempotency_key, key, name, status, position, parent_id, seq, interrupted, attempts, due_at,
--- started_at, completed_at, error, details, output, types, opened], ...]; of two rows for one task the later one counts. Hot.
+-- started_at, completed_at, error, details, output, types, opened, absorbed], ...]; of two rows for one task the later one counts. Hot.
 with batch as materialized (select value as r from json_each(:tasks))
 insert into tasks (
     env, run_id, id, idempotency_key, key, name, status, position, parent_id, seq, interrupted, attempts, due_at,
-    started_at, completed_at, error, details, output, types, opened
+    started_at, completed_at, error, details, output, types, opened, absorbed
 )
 select
     :env, json_extract(r, '$[0]'), json_extract(r, '$[1]'), json_extract(r, '$[2]'), json_extract(r, '$[3]'),
     json_extract(r, '$[4]'), json_extract(r, '$[5]'), json_extract(r, '$[6]'), json_extract(r, '$[7]'),
     json_extract(r, '$[8]'), json_extract(r, '$[9]'), json_extract(r, '$[10]'), json_extract(r, '$[11]'),
     json_extract(r, '$[12]'), json_extract(r, '$[13]'), json_extract(r, '$[14]'), json_extract(r, '$[15]'),
-    json_extract(r, '$[16]'), json_extract(r, '$[17]'), json_extract(r, '$[18]')
+    json_extract(r, '$[16]'), json_extract(r, '$[17]'), json_extract(r, '$[18]'), json_extract(r, '$[19]')
 from batch
 where true
 on conflict (env, run_id, id) do update set
@@ -23,6 +23,7 @@ on conflict (env, run_id, id) do update set
     status = excluded.status,
     position = excluded.position,
     opened = excluded.opened,
+    absorbed = excluded.absorbed,
     parent_id = excluded.parent_id,
     seq = excluded.seq,
     interrupted = excluded.interrupted,
@@ -126,7 +127,7 @@ fitting as (select run_id, id, run_bytes <= :bytes_max and all_bytes <= :total_m
 select json_group_array(json_array(run_id, json(json))) from (
     select tasks.run_id, json_object(
         'id', tasks.id, 'idempotency_key', idempotency_key, 'key', key, 'name', name, 'status', status,
-        'position', position, 'opened', opened, 'parent_id', parent_id, 'seq', seq, 'interrupted', interrupted,
+        'position', position, 'opened', opened, 'absorbed', json(iif(absorbed, 'true', 'false')), 'parent_id', parent_id, 'seq', seq, 'interrupted', interrupted,
         'attempts', attempts, 'due_at', due_at, 'started_at', started_at, 'completed_at', completed_at,
         'output', iif(fits, output, null), 'types', iif(fits, types, null),
         'error', json(error), 'details', details,
