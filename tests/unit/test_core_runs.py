@@ -19,6 +19,7 @@ from perdure.engine.core.runs import (
     put_back,
     rerun,
     rescue,
+    rescue_delay_ms,
     wake,
 )
 from perdure.engine.store import LeaseRow, MoveRun, NewRun, RunRow
@@ -261,8 +262,18 @@ def test_rescue_backs_off_and_gives_up_at_the_fifth(
 
     assert (move.expected, move.execution) == (RunStatus.EXECUTING, 3)
     assert (move.status, move.crashes) == (status, crashes + 1)
-    assert move.wake_at == (None if wait_ms is None else NOW + wait_ms)
+    if wait_ms is None:
+        assert move.wake_at is None
+    else:
+        assert move.wake_at is not None
+        assert wait_ms <= move.wake_at - NOW < 2 * wait_ms
     assert (move.completed_at is not None, move.cancel_open) == (status.is_terminal, status.is_terminal)
+
+
+def test_runs_that_crashed_together_come_back_apart() -> None:
+    delays = {rescue_delay_ms(f"run_{n}", 3) for n in range(100)}
+
+    assert len(delays) > 50
 
 
 def test_rescue_of_an_execution_that_progressed_starts_to_count_again() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import assert_never
+from zlib import crc32
 
 from msgspec import Struct
 
@@ -35,7 +36,7 @@ CRASHES_MAX = 5
 """Executions in a row that may end without a word and without progress before the run is failed."""
 
 RESCUE_DELAYS_MS = (0, 1_000, 4_000, 15_000)
-"""How long a run waits after its 1st, 2nd ... crash in a row; 0 queues it at once."""
+"""How long a run waits at least after its 1st, 2nd ... crash in a row (`rescue_delay_ms`); 0 queues it at once."""
 
 
 CLAIM_BYTES_MAX = 3_500_000
@@ -238,7 +239,7 @@ def rescue(lease: LeaseRow, now: int, *, lease_ms: int) -> MoveRun:
         add_spent_ms=max(0, lease.expires_at - lease_ms - lease.claimed_at),
         crashes=crashes,
     )
-    delay = RESCUE_DELAYS_MS[max(0, min(crashes, len(RESCUE_DELAYS_MS)) - 1)]
+    delay = rescue_delay_ms(lease.run_id, crashes)
     lost = f"execution {lease.execution} was lost: its process died or lost contact"
     if crashes >= CRASHES_MAX:
         _end(move, RunEvent.POISONED)
@@ -254,6 +255,16 @@ def rescue(lease: LeaseRow, now: int, *, lease_ms: int) -> MoveRun:
     else:
         _go_on(move, RunEvent.RESCUED, reason=lost)
     return move
+
+
+def rescue_delay_ms(run_id: str, crashes: int) -> int:
+    """How long a run waits after that many crashes in a row.
+
+    Runs that crashed together wait differently long, up to double: one of them kills the process, and the others are to have
+    got somewhere by the time that it does so again.
+    """
+    shortest = RESCUE_DELAYS_MS[max(0, min(crashes, len(RESCUE_DELAYS_MS)) - 1)]
+    return shortest + shortest * (crc32(run_id.encode()) % 1_000) // 1_000
 
 
 def wake(run: RunRow, now: int) -> MoveRun:
