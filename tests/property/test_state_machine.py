@@ -23,14 +23,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from perdure import IO, Client, ConflictError, Context, RunStatus, event_trigger
 from perdure.embedded import Embedded
+from perdure.engine.core.runs import rescue_delay_ms
 from perdure.testing.virtual_clock import VirtualClock, VirtualTimeLoop
 
 SLOTS = 3
 WAIT_SECONDS = 600
-PAUSE_SECONDS = 20.007
+PAUSE_SECONDS = 35.007
 """Passes after each action: more than the longest back-off after a crash, and no multiple of it is a multiple of 300."""
 
-BACKOFF_SECONDS = {1: 0, 2: 1, 3: 4, 4: 15}
 POISONED_AFTER = 5
 
 # --- the model -----------------------------------------------------------------------------------------------------------
@@ -103,13 +103,16 @@ class Model:
             self.end(run, RunStatus.CANCELLED)
 
     def crash(self, now: float) -> None:
-        for run in self.runs.values():
+        for run_id, run in self.runs.items():
             if run.status is RunStatus.EXECUTING:
                 run.crashes = 0 if run.progressed else run.crashes + 1
                 if run.crashes == POISONED_AFTER:
                     self.end(run, RunStatus.FAILED)
                 elif run.crashes > 1:
-                    run.status, run.wake = RunStatus.WAITING, now + BACKOFF_SECONDS[run.crashes]
+                    run.status, run.wake = (
+                        RunStatus.WAITING,
+                        now + rescue_delay_ms(run_id, run.crashes) / 1000,
+                    )
                 else:
                     self.enqueue(run, now)
 
