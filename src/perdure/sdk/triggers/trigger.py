@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
+from perdure.filters import Filter, to_json_filter
 from perdure.sdk.payloads import Example, PayloadSchema
 
 Payload = TypeVar("Payload")
@@ -16,6 +17,8 @@ class Trigger(Generic[Payload]):
     Attributes:
         event_names: of the events that start the job; empty for one that is only invoked.
         source: only events of this source do; None for any.
+        filter: only events whose payload matches do, in JSON form; None for any.
+        context_filter: only events whose context matches do, in JSON form; None for any.
         schema: parses payloads.
         examples: valid payloads, for test pages and documentation.
     """
@@ -25,12 +28,20 @@ class Trigger(Generic[Payload]):
         *,
         event_names: tuple[str, ...] = (),
         source: str | None = None,
+        filter: Filter | None = None,
+        context_filter: Filter | None = None,
         schema: Any = None,
         examples: Sequence[Example] = (),
         where: str,
     ) -> None:
         self.event_names = event_names
         self.source = source
+        self.filter = None if filter is None else to_json_filter(filter, where=f"{where}: filter")
+        self.context_filter = (
+            None
+            if context_filter is None
+            else to_json_filter(context_filter, where=f"{where}: context_filter")
+        )
         self.schema = PayloadSchema(schema)
         self.examples = tuple(examples)
         self.schema.check_examples(self.examples, where=where)
