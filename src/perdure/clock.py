@@ -58,3 +58,15 @@ def to_datetime(instant: int) -> datetime:
 def to_instant(moment: datetime) -> Instant:
     """The instant of an aware datetime, to the millisecond (rounded down)."""
     return Instant((moment - _EPOCH) // _MILLISECOND)
+
+
+def parse_instant(text: str) -> Instant | None:
+    """The instant that an ISO 8601 text names, rounded down to the millisecond; UTC if it names no offset. None if it is none."""
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        return None
+    try:
+        return to_instant(moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC))
+    except OverflowError:
+        return None

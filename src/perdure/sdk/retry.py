@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
 
+from perdure.backoff import backoff_ms
 from perdure.durations import to_ms
 from perdure.errors import TaskError, UsageError, qualified_name
 
@@ -58,19 +59,15 @@ class Retry:
 
         `chance` is a random number in [0, 1): it decides the jitter and is ignored without it.
         """
-        if attempt >= self.attempts:
-            return None
-        stretch = 1 + chance if self.jitter else 1
-        longest = to_ms(self.max_delay, "max_delay")
-        try:
-            delay = (
-                stretch
-                * max(to_ms(self.min_delay, "min_delay"), 1)
-                * float(self.factor) ** max(attempt - 2, 0)
-            )
-        except OverflowError:
-            return longest
-        return math.floor(min(delay, longest) + 0.5)
+        return backoff_ms(
+            attempt,
+            chance,
+            limit=self.attempts,
+            factor=self.factor,
+            min_ms=to_ms(self.min_delay, "min_delay"),
+            max_ms=to_ms(self.max_delay, "max_delay"),
+            jitter=self.jitter,
+        )
 
     def applies_to(self, error: BaseException) -> bool:
         """Whether `error` is worth another try according to `only`; a TaskError also by what it stands for."""
