@@ -41,6 +41,11 @@ from .sdk.scope import current_task as current_task
 from .sdk.sync_io import SyncIO as SyncIO
 from .sdk.triggers.event import event_trigger as event_trigger
 from .sdk.triggers.invoke import invoke_trigger as invoke_trigger
+from .sdk.triggers.schedule import (
+    ScheduledPayload as ScheduledPayload,
+    cron_trigger as cron_trigger,
+    interval_trigger as interval_trigger,
+)
 from .sdk.triggers.trigger import Trigger as Trigger
 
 __all__ = [
@@ -67,6 +72,7 @@ __all__ = [
     "Retry",
     "Run",
     "RunStatus",
+    "ScheduledPayload",
     "SchemaOutdatedError",
     "SerializationError",
     "StoreBrokenError",
@@ -79,8 +85,10 @@ __all__ = [
     "UnavailableError",
     "UsageError",
     "__version__",
+    "cron_trigger",
     "current_task",
     "event_trigger",
+    "interval_trigger",
     "invoke_trigger",
     "task",
 ]
