@@ -241,9 +241,11 @@ def _check_expression(cron: Cron) -> None:
     from cronsim import CronSimError
 
     fields = _fields(cron.expression)
+    if fields[:1] == [cron.expression.strip()] and fields[0].startswith("@"):
+        raise UsageError(f"{_named(cron)} is no name of a schedule; there are {', '.join(_NAMES)}")
     if len(fields) not in (5, 6):
         raise UsageError(
-            f"{_named(cron)} has {len(fields)} fields; there are five - minute, hour, day of month, month, day of week - "
+            f"{_named(cron)} has {len(fields)} field(s); there are five - minute, hour, day of month, month, day of week - "
             "or six, with seconds first"
         )
     names = list(_FIELDS)[-len(fields) :]
@@ -257,7 +259,7 @@ def _check_expression(cron: Cron) -> None:
         )
     try:
         _next_moment(cron, _EPOCH)
-    except CronSimError as exc:
+    except (CronSimError, ValueError) as exc:  # ValueError: a number of thousands of digits
         at = str(exc).removeprefix("Bad ")
         field = dict(zip(names, fields, strict=True)).get(at)
         known = f"{at} {field!r} is no such thing: it takes {_FIELDS[at]}" if field else str(exc)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -218,6 +219,32 @@ def test_operators_of_a_newer_sdk_hold():
 @pytest.mark.parametrize("pattern", [["a", 1], [{"$gt": "1"}], [{"$gt": 1}, "a"], "a", None, [None]])
 def test_invalid_filter_never_matches(pattern: Any):
     assert [value for value in ("a", 1, 2, None) if matches({"a": pattern}, {"a": value})] == []
+
+
+patterns = st.recursive(
+    st.none() | scalars,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["a", "$gt", "$between", "$not", "$isNull", "$x", "$startsWith"]), inner
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from("abc"), patterns), json_values)
+def test_asking_never_raises_whatever_is_stored(filter: dict[str, Any], value: Any):
+    assert matches(filter, value) in (True, False)
+
+
+@given(st.dictionaries(st.sampled_from("abc"), patterns))
+def test_check_raises_nothing_but_its_error(filter: dict[str, Any]):
+    parts = {"headers": filter}, {"method": filter.get("a")}, {"status": filter.get("a")}
+    for check in (check_filter, check_request_filter, check_response_filter):
+        for given_filter in (filter, *parts):
+            with contextlib.suppress(UsageError):
+                check(given_filter)
 
 
 @given(filters, json_values)

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from croniter import croniter
 from cronsim import CronSim
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from perdure import ScheduledPayload, UsageError, cron_trigger, interval_trigger
 from perdure.clock import Instant
@@ -361,10 +361,10 @@ def test_skipping_comes_to_the_first_tick_that_is_not_missed(
 @pytest.mark.parametrize(
     "cron, problem",
     [
-        ("", "has 0 fields"),
-        ("* * * *", "has 4 fields"),
-        ("* * * * * * *", "has 7 fields"),
-        ("@reboot", "has 1 fields"),
+        ("", r"has 0 field\(s\)"),
+        ("* * * *", r"has 4 field\(s\)"),
+        ("* * * * * * *", r"has 7 field\(s\)"),
+        ("@reboot", "no name of a schedule; there are @yearly, "),
         ("60 * * * *", "minute '60' .* 0-59"),
         ("60 * * * * *", "second '60' .* 0-59"),
         ("0 24 * * *", "hour '24' .* 0-23"),
@@ -395,6 +395,18 @@ def test_expression_that_cannot_be_used_is_refused(cron: str, problem: str):
         UsageError, match=rf"^schedule: the cron expression {re.escape(repr(cron))}.*{problem}"
     ):
         check_schedule(Cron(cron))
+
+
+@given(
+    st.lists(st.text("0123456789*/-,L#W?@ JANMO²ß", max_size=6), max_size=7).map(" ".join),
+    st.text(max_size=5),
+)
+@example("9" * 10_000 + " * * * *", "UTC")
+@example("0 0 * * " + "9" * 10_000 + "L", "UTC")
+def test_check_refuses_or_the_schedule_can_be_served(expression: str, timezone: str):
+    for cron in (Cron(expression), Cron("* * * * *", timezone), Cron(expression, timezone)):
+        if accepted(cron):
+            assert len(ticks(cron, at("2026-01-01"), 2)) == 2
 
 
 @pytest.mark.parametrize("timezone", ["Mars/Base", "America", "/etc/passwd", "../UTC", "", "a\0b"])
