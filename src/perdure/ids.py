@@ -14,26 +14,36 @@ RunId = NewType("RunId", str)
 EventId = NewType("EventId", str)
 TaskId = NewType("TaskId", str)
 
-_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
-_PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
+_ALPHABET = b"0123456789abcdefghjkmnpqrstvwxyz"
+_CHARACTERS = _ALPHABET * 8  # by a byte's lowest five bits
 _STEPS = Struct("32I")
-_TRIPLES = [a + bc for a in _ALPHABET for bc in _PAIRS]
+
+
+def _every_other(bits: int, stride: int) -> tuple[int, int]:
+    """Masks for `bits` at every multiple of `stride`, and for as many that follow each of these."""
+    low = sum(((1 << bits) - 1) << at for at in range(0, 256, stride))
+    return low, low << bits
+
+
+_LOW_80, _HIGH_80 = _every_other(80, 256)
+_LOW_40, _HIGH_40 = _every_other(40, 128)
+_LOW_20, _HIGH_20 = _every_other(20, 64)
+_LOW_10, _HIGH_10 = _every_other(10, 32)
+_LOW_5, _HIGH_5 = _every_other(5, 16)
 
 
 def encode_base32(n: int) -> str:
-    """A number of 130 bits as 26 characters of lower-case Crockford base32. Hot: spelled out, a loop takes thrice as long."""
-    t, p = _TRIPLES, _PAIRS
-    return (
-        t[n >> 115]
-        + t[n >> 100 & 32767]
-        + t[n >> 85 & 32767]
-        + t[n >> 70 & 32767]
-        + t[n >> 55 & 32767]
-        + t[n >> 40 & 32767]
-        + t[n >> 25 & 32767]
-        + t[n >> 10 & 32767]
-        + p[n & 1023]
-    )
+    """A number of 130 bits as 26 characters of lower-case Crockford base32.
+
+    Hot: the groups of five bits are spread over bytes by halving, all at once, and the bytes are translated. Tables of pairs
+    or triples of characters are as fast by themselves, but are not to be found in the cache of a busy process.
+    """
+    n = n & _LOW_80 | (n & _HIGH_80) << 48
+    n = n & _LOW_40 | (n & _HIGH_40) << 24
+    n = n & _LOW_20 | (n & _HIGH_20) << 12
+    n = n & _LOW_10 | (n & _HIGH_10) << 6
+    n = n & _LOW_5 | (n & _HIGH_5) << 3
+    return n.to_bytes(32, "big")[6:].translate(_CHARACTERS).decode()
 
 
 class Ids:
