@@ -16,7 +16,7 @@ from perdure.durations import to_ms
 from perdure.engine.core.runs import JobSpec
 from perdure.engine.engine import Engine
 from perdure.engine.journal import EngineSource
-from perdure.engine.store import Ingested, RunFilter, RunRow
+from perdure.engine.store import RunFilter, RunRow
 from perdure.engine.views import to_event, to_run
 from perdure.errors import ConfigurationError, StoreBrokenError, UsageError
 from perdure.ids import Ids
@@ -236,7 +236,8 @@ class EmbeddedPlatform:
                 self._loop.call_soon_threadsafe(engine.define, [spec])
 
     async def send(self, events: Sequence[EventRecord]) -> list[Event]:
-        return [self._event(ingested) for ingested in await self._engine.ingest(events)]
+        sent = await self._engine.ingest(events)
+        return [to_event(ingested.event, runs=ingested.runs, decode=view) for ingested in sent]
 
     async def invoke(self, job_id: str, payload: str, *, key: str | None, context: str | None) -> Run:
         ingested = await self._engine.ingest_run(job_id, payload, key=key, context=context)
@@ -286,9 +287,6 @@ class EmbeddedPlatform:
         event = await engine.get_event(row.event_id)
         tasks = await engine.get_tasks(row.id)
         return to_run(row, decode=view, event=event, tasks=tasks, logs=await engine.get_logs(row.id))
-
-    def _event(self, ingested: Ingested) -> Event:
-        return to_event(ingested.event, runs=ingested.runs, decode=view)
 
 
 def job_spec(job: Any) -> JobSpec:

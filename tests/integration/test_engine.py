@@ -30,6 +30,7 @@ from perdure.schema.execution import (
 from perdure.schema.runs import ErrorInfo, RunStatus, TaskStatus
 from perdure.sdk.journal import Journal
 from perdure.store.sqlite.store import SqliteStore
+from perdure.testing.journal_contract import write_records
 from perdure.testing.virtual_clock import VirtualClock, run_virtual
 
 JOB = JobSpec(id="j", version="1", event_names=("n",))
@@ -443,7 +444,7 @@ async def test_expired_lease_of_a_dead_node_is_rescued_by_another() -> None:
     assert (claim.run_id, claim.execution, claim.crashes) == (run_id, 2, 1)
     assert 20_000 < other.clock.now() - began < 70_000
     with pytest.raises(UnavailableError):
-        await journal.record([], [])
+        await write_records(journal, [], [])
     assert await successor.close(Completed("1"), [], []) is True
     await other.engine.stop()
     await store.close()
@@ -484,7 +485,7 @@ async def test_run_that_kills_its_process_fails_at_the_fifth_time_and_names_the_
             claim, journal = await node.claim()
             waits.append(node.clock.now() - began)
             assert claim.crashes == n
-            await journal.record([deadly], [])
+            await write_records(journal, [deadly], [])
 
     async with running(store) as node:
         run = await node.engine.wait_settled(run_id)
@@ -508,7 +509,7 @@ async def test_execution_whose_run_another_node_rescued_learns_at_its_next_recor
     [lease] = await store.leases(expired_at=None, limit=10)
     await store.apply([rescue(lease, node.clock.now(), lease_ms=30_000)])  # by another node
 
-    assert await journal.record([], []) is False
+    assert await write_records(journal, [], []) is False
     before = store.calls
     assert await journal.close(Completed("1"), [], []) is False
 
@@ -532,7 +533,7 @@ async def test_run_claimed_again_by_the_transaction_that_requeues_it_is_known_to
         assert await closing is True
         assert (claim.run_id, claim.execution) == (run_id, 2)
         assert node.engine.executing[run_id][0] == 2
-        assert await second.record([], []) is True
+        assert await write_records(second, [], []) is True
         assert await second.close(Completed("1"), [], []) is True
         await node.engine.wait_idle()
         assert not node.engine.executing
@@ -711,10 +712,10 @@ def test_broken_store_stops_the_engine(by: str) -> None:
 
         if by == "a write":
             with pytest.raises(UnavailableError, match="I/O error"):
-                await journal.record([], [])
+                await write_records(journal, [], [])
         else:
             await node.clock.advance(120)
-        for wait in (settled, claiming, journal.record([], []), node.send("evt_2")):
+        for wait in (settled, claiming, write_records(journal, [], []), node.send("evt_2")):
             with pytest.raises(UnavailableError, match="I/O error"):
                 await wait
 

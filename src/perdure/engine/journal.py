@@ -17,6 +17,7 @@ from perdure.schema.execution import Claim, LogRecord, Outcome, TaskRecord
 from .core import runs as core
 from .engine import Engine
 from .store import Claimed, RecordTasks, Result
+from .writer import Told
 
 if TYPE_CHECKING:
     from perdure.sdk.journal import Journal, Source
@@ -37,13 +38,14 @@ class EngineJournal:
         self._claim = claim
         self._claimed_at = claimed_at
 
-    def record(self, tasks: Sequence[TaskRecord], logs: Sequence[LogRecord]) -> asyncio.Future[bool]:
-        """See the port. Fails with UnavailableError if the engine stops before the records are known to be durable."""
+    def record(self, tasks: Sequence[TaskRecord], logs: Sequence[LogRecord], told: Told) -> None:
+        """See the port. Tells an UnavailableError if the engine stops before the records are known to be durable."""
         claim = self._claim
         if self._is_lost():
-            return _refused()
-        return self._engine.writer.submit_guarded(
-            RecordTasks(run_id=claim.run_id, execution=claim.execution, tasks=tasks, logs=logs)
+            asyncio.get_running_loop().call_soon(told, False)
+            return
+        self._engine.writer.write(
+            RecordTasks(run_id=claim.run_id, execution=claim.execution, tasks=tasks, logs=logs), told
         )
 
     def close(

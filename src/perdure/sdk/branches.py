@@ -20,6 +20,7 @@ from .scope import Scope, current_scope
 
 if TYPE_CHECKING:
     from .execution import Execution
+    from .stage import Stage
 
 _TASKGROUPS = taskgroups.__file__
 _TASKS = asyncio.tasks.__file__
@@ -65,23 +66,34 @@ class Branch:
 
 
 class OperationFuture(asyncio.Future[Any]):
-    """What a branch awaits inside an io call. A cancellation from outside makes the branch runnable at once."""
+    """What a branch awaits inside an io call. A cancellation from outside makes the branch runnable at once.
 
-    def __init__(self, execution: Execution, branch: Branch) -> None:
-        super().__init__(loop=execution.loop)
-        self.execution = execution
-        self.branch = branch
-        self.is_certain = False
-        """It is recorded that the operation completed, whatever cancellation was asked for meanwhile (its body absorbed it):
-        so it does on replay."""
+    Attributes:
+        is_certain: it is recorded that the operation completed, whatever cancellation was asked for meanwhile (its body
+            absorbed it): so it does on replay.
+    """
+
+    __slots__ = ("branch", "is_certain")
+
+    branch: Branch
+    is_certain: bool
 
     def cancel(self, msg: Any | None = None) -> bool:
-        if self.is_certain and self.execution.outcome is None and not self.branch.dismissed:
+        execution = self.branch.birth.execution
+        if self.is_certain and execution.outcome is None and not self.branch.dismissed:
             return True
         cancelled = super().cancel(msg)
         if cancelled:
-            self.execution.stage.branch_freed(self.branch)
+            execution.stage.branch_freed(self.branch)
         return cancelled
+
+
+def operation_future(branch: Branch, *, is_certain: bool = False) -> OperationFuture:
+    """Made by a function, since a constructor of its own would cost a future twice its time."""
+    future = OperationFuture(loop=branch.birth.execution.loop)
+    future.branch = branch
+    future.is_certain = is_certain
+    return future
 
 
 def is_runnable(task: asyncio.Task[Any]) -> bool:
@@ -176,46 +188,51 @@ class Branches:
     """The branches of one execution, and the loop timers they armed.
 
     Attributes:
+        by_task: those that haven't ended, or only in this turn of the loop.
         timers: may hold some that are over.
     """
 
-    def __init__(self, execution: Execution) -> None:
-        self._execution = execution
-        self._by_task: dict[asyncio.Task[Any], Branch] = {}
+    __slots__ = ("_loop", "_outside", "_stage", "_timers_max", "by_task", "timers")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, stage: Stage, outside: Context) -> None:
+        self._loop = loop
+        self._stage = stage
+        self._outside = outside
+        self.by_task: dict[asyncio.Task[Any], Branch] = {}
         self.timers: list[ArmedTimer] = []
         self._timers_max = 64
 
     def add(self, task: asyncio.Task[Any], birth: Scope) -> Branch:
         """The run's code has started an asyncio task. It leaves in the turn of the loop after its end."""
-        if task in self._by_task:  # an eager task has called io before it was told of
-            return self._by_task[task]
-        branch = self._by_task[task] = Branch(task, birth)
+        if task in self.by_task:  # an eager task has called io before it was told of
+            return self.by_task[task]
+        branch = self.by_task[task] = Branch(task, birth)
         if birth.branches is None:
             birth.branches = set()
         birth.branches.add(branch)
-        task.add_done_callback(self._ended, context=self._execution.outside)
-        self._execution.stage.branch_freed(branch)
+        task.add_done_callback(self._ended, context=self._outside)
+        self._stage.branch_freed(branch)
         return branch
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
-        branch = self._by_task.pop(task, None)
+        branch = self.by_task.pop(task, None)
         if branch is not None:
             if branch.birth.branches is not None:
                 branch.birth.branches.discard(branch)
-            self._execution.stage.branch_ended(branch)
+            self._stage.branch_ended(branch)
 
     def current(self, scope: Scope) -> Branch:
         """The branch that calls io now."""
-        task = asyncio.current_task(self._execution.loop)
+        task = asyncio.current_task(self._loop)
         assert task is not None
-        branch = self._by_task.get(task) or self.add(task, scope)
+        branch = self.by_task.get(task) or self.add(task, scope)
         branch.used_io = True
         return branch
 
     def refuse(self) -> int:
         """How many io calls the branch that runs now has made after the end of the execution."""
-        task = asyncio.current_task(self._execution.loop)
-        branch = self._by_task.get(task) if task is not None else None
+        task = asyncio.current_task(self._loop)
+        branch = self.by_task.get(task) if task is not None else None
         if branch is None:
             return 0
         branch.refusals += 1
@@ -223,7 +240,9 @@ class Branches:
 
     def live(self) -> list[Branch]:
         """Those that aren't done, without those that are none of the run's business."""
-        return [branch for task, branch in self._by_task.items() if not task.done() and not branch.is_stray]
+        if not self.by_task:
+            return []
+        return [branch for task, branch in self.by_task.items() if not task.done() and not branch.is_stray]
 
     def arm(self, timer: ArmedTimer) -> None:
         """The run's code has armed a timer. Forgets those that are over before they get many."""
@@ -236,13 +255,13 @@ class Branches:
         return self.timers
 
     def __contains__(self, task: object) -> bool:
-        return task in self._by_task
+        return task in self.by_task
 
     def __iter__(self) -> Iterator[Branch]:
-        return iter(self._by_task.values())
+        return iter(self.by_task.values())
 
     def __len__(self) -> int:
-        return len(self._by_task)
+        return len(self.by_task)
 
 
 class BranchWatch:

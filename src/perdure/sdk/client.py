@@ -296,10 +296,11 @@ class Client:
             ConfigurationError: the client isn't connected to anything.
             UnavailableError: not stored (the disk is full, say); safe to repeat with the same id.
         """
-        event = self.event(
-            name, payload, id=id, context=context, timestamp=timestamp, source=source, is_test=is_test
-        )
-        return (await self.send_events([event]))[0]
+        platform = self._sender(all_have_ids=bool(id))
+        record = self._record(name, payload, id, context, timestamp, source, is_test)
+        [event] = await platform.send([record])
+        self._look_for_runs(event)
+        return event
 
     async def send_events(self, events: Sequence[EventToSend]) -> list[Event]:
         """Send several events (made by `client.event`) in one go; each is stored by itself. Errors as `send_event`."""
@@ -310,39 +311,68 @@ class Client:
                 limit=self.limits.events_per_send_max,
                 setting="limits.events_per_send_max",
             )
+        platform = self._sender(all_have_ids=all(event.id for event in events))
+        records = [
+            self._record(
+                event.name,
+                event.payload,
+                event.id,
+                event.context,
+                event.timestamp,
+                event.source,
+                event.is_test,
+            )
+            for event in events
+        ]
+        sent = await platform.send(records)
+        for event in sent:
+            self._look_for_runs(event)
+        return sent
+
+    def _sender(self, *, all_have_ids: bool) -> Platform:
+        """What events are sent to, if they may be sent from here."""
         platform = self.platform
         scope = current_scope.get()
-        if scope is not None and scope.operation is None and not all(event.id for event in events):
+        if scope is not None and scope.operation is None and not all_have_ids:
             raise UsageError(
                 "client.send_event in a run function sends again at every replay: write `await io.send_event(key, name, "
                 "payload)`, which sends once (or give the event an id: the same id is the same event)"
             )
-        sent = await platform.send([self._record(event) for event in events])
-        for event in sent:
-            if not event.runs and event.name not in self._unheard:
-                self._unheard.add(event.name)
-                _log.warning("event %r is stored, and triggers no job of client %r", event.name, self.id)
-        return sent
+        return platform
 
-    def _record(self, event: EventToSend) -> EventRecord:
-        where = f"event {event.name!r}"
-        for what, text in (("name", event.name), ("id", event.id), ("source", event.source)):
-            check_text(text, f"{where}: {what}", self.limits.name_chars_max)
-        if not event.name:
-            raise UsageError("an event needs a name")
+    def _look_for_runs(self, event: Event) -> None:
+        """Say, once per name, that nobody listens."""
+        if not event.runs and event.name not in self._unheard:
+            self._unheard.add(event.name)
+            _log.warning("event %r is stored, and triggers no job of client %r", event.name, self.id)
+
+    def _record(
+        self,
+        name: str,
+        payload: Any,
+        id: str | None,
+        context: Any,
+        timestamp: datetime | None,
+        source: str | None,
+        is_test: bool,
+    ) -> EventRecord:
+        where = f"event {name!r}"
         limits = self.limits
+        for what, text in (("name", name), ("id", id), ("source", source)):
+            if text is not None:
+                check_text(text, f"{where}: {what}", limits.name_chars_max)
+        if not name:
+            raise UsageError("an event needs a name")
         return EventRecord(
-            id=event.id or self._ids.event_id(),
-            name=event.name,
-            payload=to_json(event.payload, where=f"payload of {where}", limit=limits.payload_bytes_max),
+            id=id or self._ids.event_id(),
+            name=name,
+            payload=to_json(payload, where=f"payload of {where}", limit=limits.payload_bytes_max),
             timestamp=(
-                self._clock.now()
-                if event.timestamp is None
-                else to_instant_ms(event.timestamp, f"{where}: timestamp")
+                self._clock.now() if timestamp is None else to_instant_ms(timestamp, f"{where}: timestamp")
             ),
-            context=self._context(event.context, where),
-            source=event.source or "trigger.dev",
-            is_test=event.is_test,
+            context=None if context is None else self._context(context, where),
+            source=source or "trigger.dev",
+            is_test=is_test,
         )
 
     def _context(self, context: Any, where: str) -> str | None:

@@ -15,6 +15,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextvars import Context
+from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ from .operation import Operation
 from .records import Records
 from .scope import Scope, current_scope
 from .settings import ExecutionSettings
-from .signals import Signal
+from .signals import Signal, why_over
 from .stage import Stage
 
 if TYPE_CHECKING:
@@ -64,6 +65,15 @@ class Execution:
         outside: for callbacks of the executor's own, in which no scope is set.
     """
 
+    # fmt: off
+    __slots__ = (
+        "_alone", "_ending", "_finishing", "_flush_timer", "_limit_timer", "_main", "_nobody_since",
+        "_on_finished", "_sync_run", "_thread", "_unawaited", "bodies", "branches", "claim", "clock", "job",
+        "journal", "loop", "outcome", "outside", "random", "records", "settings", "stage", "threads",
+        "writing", "yielding",
+    )
+    # fmt: on
+
     def __init__(
         self,
         claim: Claim,
@@ -74,6 +84,7 @@ class Execution:
         random: Random,
         settings: ExecutionSettings,
         threads: Executor,
+        outside: Context,
         on_finished: Callable[[Execution], None],
     ) -> None:
         self.claim = claim
@@ -88,9 +99,7 @@ class Execution:
         self.outcome: Outcome | str | None = None
         self.writing = 0
         self.yielding: str | None = None
-        self.branches = Branches(self)
-        self.root = Scope(self, None)
-        self.outside = Context()
+        self.outside = outside
         self.bodies: set[Operation] = set()
         self._on_finished = on_finished
         self._main: asyncio.Task[Any] | None = None
@@ -104,14 +113,15 @@ class Execution:
         self._finishing = False
         self.records = Records(claim.tasks, settings.limits)
         self.stage = Stage(self, self.records.expected)
+        self.branches = Branches(self.loop, self.stage, outside)
 
     # --- starting ----------------------------------------------------------------------------------------------------
 
-    def start(self, main: Callable[[], Any], context: Context) -> None:
+    def start(self, main: Callable[[], Any], context: Context, root: Scope) -> None:
         """Run `main()` (a coroutine) as the run's first branch. Its `context` already carries `root` as its scope."""
         self._main = self.loop.create_task(self._run(main), context=context)
         if self._main not in self.branches:
-            self.branches.add(self._main, self.root)
+            self.branches.add(self._main, root)
         self._main.add_done_callback(self._main_done, context=self.outside)
 
     def start_sync(self, run: SyncRun) -> None:
@@ -142,7 +152,8 @@ class Execution:
                 "this io belongs to another run or to none: use the io that your run function was given, in the run's "
                 "own asyncio tasks or threads (a thread started by hand doesn't carry the run's context)"
             )
-        self.check()
+        if self.outcome is not None:
+            self.check()
         if scope.ended:
             raise Signal("the task this code was started in has ended")
         return scope
@@ -167,8 +178,8 @@ class Execution:
         return get_ident() != self._thread
 
     def called(self) -> CallSite:
-        """Note an io call of an async run, and where it was made; `awaited` has to follow."""
-        site = call_site()
+        """Note an io call of an async run, and where it was made; `awaited` has to follow. Called by the call itself."""
+        site = call_site(3)
         self._unawaited[id(site)] = site
         return site
 
@@ -182,19 +193,7 @@ class Execution:
 
     @property
     def ending_reason(self) -> str:
-        match self.outcome:
-            case str(reason):
-                return reason
-            case Suspended():
-                return "suspended"
-            case Yielded(reason=reason):
-                return reason
-            case TimedOut():
-                return "timed out"
-            case None:
-                return "still running"
-            case _:
-                return "finished"
+        return why_over(self.outcome)
 
     # --- what happens to tasks ---------------------------------------------------------------------------------------
 
@@ -205,7 +204,8 @@ class Execution:
     def note(self, record: TaskRecord) -> None:
         """Something about the task was observed: it rides in front of the next write, or goes out after a moment."""
         self.records.changed(record)
-        self._arm_flush()
+        if self._flush_timer is None:
+            self._arm_flush()
 
     def log(self, line: LogRecord) -> None:
         """A log line, from any thread of the run: it rides in front of the next write, or goes out after a moment."""
@@ -236,25 +236,25 @@ class Execution:
     def write(self, record: TaskRecord, done: Callable[[], None]) -> None:
         """Make a task's record durable, with all that was observed before it; then call `done`."""
         self.records.changed(record)
-        self.flush(done, self.settings.force_replay)
+        self.flush(done, then_yield=self.settings.force_replay)
 
-    def flush(self, done: Callable[[], None] | None = None, then_yield: bool = False) -> None:
+    def flush(self, done: Callable[[], None] | None = None, *, then_yield: bool = False) -> None:
         """Write what was noted; call `done` once it is durable, and put the run down if `then_yield`."""
-        self.check()
+        if self.outcome is not None:
+            self.check()
         tasks, logs = self.records.take_unwritten()
         self.writing += 1
-        future = self.journal.record(tasks, logs)
-        future.add_done_callback(lambda future: self._written(future, done, then_yield), context=self.outside)
+        self.journal.record(tasks, logs, partial(self._written, done, then_yield))
 
     def _written(
-        self, future: asyncio.Future[bool], done: Callable[[], None] | None, then_yield: bool
+        self, done: Callable[[], None] | None, then_yield: bool, applied: bool | BaseException
     ) -> None:
         self.writing -= 1
         if self.outcome is not None:
             return
-        if (error := future.exception()) is not None:
-            self.end_failed(error)
-        elif not future.result():
+        if isinstance(applied, BaseException):
+            self.end_failed(applied)
+        elif not applied:
             self.revoke("the run was taken away: its lease was lost or it was cancelled")
         else:
             if self.writing == 0 and not self.records.has_unwritten:
@@ -464,6 +464,7 @@ class Execution:
         live = self.branches.live()
         if not live and self._sync_run is None:
             self._finish()
+            self._part()
         else:
             self._ending = self.loop.create_task(self._unwind_and_finish(live), context=Context())
 
@@ -475,9 +476,16 @@ class Execution:
         for what in stuck:
             notices.abandoned(self.claim, limit, what)
         self._finish()
+        if not stuck and self._sync_run is None:
+            self._part()
 
     def _finish(self) -> None:
         self._on_finished(self)
+
+    def _part(self) -> None:
+        """Cut what leads back here: all code has unwound, and memory is free at once, with nothing for the collector."""
+        self._main = None
+        self.stage.part()
 
 
 class _Exit:

@@ -33,15 +33,21 @@ class IO:
 
     A *key* names a task within its parent (the run, or the task whose body is running): a string, or a list of JSON
     parts such as `["fetch", page.id]`. Whatever has completed under a key is not run again, in any later execution.
-
-    Attributes:
-        logger: writes to the run's log: `io.logger.info("fetched", {"bytes": 10})`.
     """
+
+    __slots__ = ("_client", "_execution", "_logger")
 
     def __init__(self, execution: Execution, client: Client) -> None:
         self._execution = execution
         self._client = client
-        self.logger = Logger(execution)
+        self._logger: Logger | None = None
+
+    @property
+    def logger(self) -> Logger:
+        """Writes to the run's log: `io.logger.info("fetched", {"bytes": 10})`."""
+        if self._logger is None:
+            self._logger = Logger(self._execution)
+        return self._logger
 
     @property
     def is_unwinding(self) -> bool:

@@ -7,25 +7,31 @@ from __future__ import annotations
 
 from asyncio import Future
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from perdure.schema.execution import Claim, LogRecord, Outcome, TaskRecord
+
+Told: TypeAlias = Callable[[bool | BaseException], None]
+"""Called once, in the event loop and never inside the call it was given to. It must not raise."""
 
 
 class Journal(Protocol):
     """The record of one execution. Calls take effect in the order made; the fence travels with each."""
 
-    def record(self, tasks: Sequence[TaskRecord], logs: Sequence[LogRecord]) -> Future[bool]:
-        """Make tasks and logs durable, all or nothing. Starts at once, whether or not the future is awaited.
+    def record(self, tasks: Sequence[TaskRecord], logs: Sequence[LogRecord], told: Told) -> None:
+        """Make tasks and logs durable, all or nothing. Starts at once.
 
-        The result is True once they are durable, False if this execution no longer holds the run (nothing was written,
-        nor will anything it sends from now on). A passing unavailability is waited out inside. A future that fails
-        carries what was wrong with these very records; nothing of them was written. Never cancelled by the executor.
+        `told` gets True once they are durable, False if this execution no longer holds the run (nothing was written, nor
+        will anything it sends from now on). A passing unavailability is waited out inside. What else goes wrong with
+        these very records, it is told as an exception; nothing of them was written.
         """
         ...
 
     def close(self, outcome: Outcome, tasks: Sequence[TaskRecord], logs: Sequence[LogRecord]) -> Future[bool]:
-        """End the execution: its last records and its outcome in one transaction. Result and errors as for `record`."""
+        """End the execution: its last records and its outcome in one transaction. Result and errors as for `record`.
+
+        Starts at once, whether or not the future is awaited. Never cancelled by the executor.
+        """
         ...
 
     async def fetch_output(self, task_id: str) -> tuple[str | None, str | None]:

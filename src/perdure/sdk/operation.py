@@ -16,7 +16,7 @@ from perdure.limits import DEFAULT_LIMITS, Limits
 from perdure.schema.execution import TaskRecord
 from perdure.schema.runs import Task, TaskStatus
 
-from .branches import Branch, OperationFuture
+from .branches import Branch, OperationFuture, operation_future
 from .call_sites import CallSite, at
 from .keys import Key, display_key, idempotency_key, task_id
 from .retry import Retry
@@ -178,16 +178,31 @@ class Operation:
     def where(self) -> str:
         return f"task {self.record.key!r}"
 
+    def __str__(self) -> str:
+        return self.where
+
     @property
     def branch_in_run(self) -> Branch:
         """The branch, for code that only async runs reach."""
         assert self.branch is not None
         return self.branch
 
-    def new_future(self, execution: Execution) -> OperationFuture:
-        """What the branch awaits next; resolved by `release`."""
-        self.future = future = OperationFuture(execution, self.branch_in_run)
+    def new_future(self, *, is_certain: bool = False) -> OperationFuture:
+        """What the branch awaits next; resolved by `release`. `is_certain`: see OperationFuture."""
+        assert self.branch is not None
+        self.future = future = operation_future(self.branch, is_certain=is_certain)
         return future
+
+    def tell(self) -> None:
+        """Its end is durable: the branch learns of it when it is its turn."""
+        execution, seq = self.scope.execution, self.record.seq
+        assert seq is not None
+        if execution.yielding:
+            return  # a later execution tells the branch
+        if execution.stage.passes_at_once(seq):
+            self.release()
+        else:
+            execution.stage.deliver(seq, self.release)
 
     def release(self) -> None:
         """Let the branch go on."""

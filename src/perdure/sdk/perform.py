@@ -33,7 +33,7 @@ REFUSALS_MAX = 1_000
 _stopped: list[asyncio.Future[None]] = []
 
 
-async def enter(execution: Execution, site: CallSite) -> Scope:
+def enter(execution: Execution, site: CallSite) -> Scope:
     """The caller's scope; errors as Execution.enter. The call made at `site` has been awaited."""
     execution.awaited(site)
     if execution.is_foreign_thread:
@@ -41,13 +41,17 @@ async def enter(execution: Execution, site: CallSite) -> Scope:
             "io is used in a thread: it works on the event loop only. Return from the thread what it has worked out, and "
             "call io outside; or make the job a plain def, whose io works in its own thread"
         )
-    if execution.outcome is not None and execution.branches.refuse() > REFUSALS_MAX:
+    return execution.enter()
+
+
+async def refuse(execution: Execution) -> None:
+    """To be awaited before `enter` once the execution has ended: stops a branch that doesn't take a Signal for an answer."""
+    if not execution.is_foreign_thread and execution.branches.refuse() > REFUSALS_MAX:
         # A loop that swallows every Signal would hold the event loop for ever. The future keeps the branch it stops: a
         # coroutine that is thrown away would be woken up once more by the garbage collector, and swallow that too.
         forever: asyncio.Future[None] = execution.loop.create_future()
         _stopped.append(forever)
         await forever
-    return execution.enter()
 
 
 async def run_task(
@@ -59,7 +63,9 @@ async def run_task(
     given: dict[str, Any],
 ) -> Any:
     """Run `fn(*args)` as the task `key`, or return what it returned before. See IO.run_task."""
-    scope = await enter(execution, site)
+    if execution.outcome is not None:
+        await refuse(execution)
+    scope = enter(execution, site)
     facts = facts_of(fn)
     options = merge_options(facts.options, given)
     codec = facts.codec if options.output is None else codec_for(options.output)
@@ -70,12 +76,14 @@ async def run_task(
     try:
         if execution.is_settled(record):
             return await replay(execution, operation, codec, is_task=True)
-        await leave_if_yielding(execution, operation)
+        if execution.yielding:
+            await leave_if_yielding(execution, operation)
         due = first_due(operation, options)
         while True:
             if due is not None:
                 await park(execution, operation, due)
-            await leave_if_yielding(execution, operation)
+            if execution.yielding:
+                await leave_if_yielding(execution, operation)
             try:
                 value = await _attempt(execution, operation, fn, args, options, facts)
                 execution.check()
@@ -179,7 +187,9 @@ async def wait(
     execution: Execution, site: CallSite, key: Key, due: Callable[[int], int], name: str, options: TaskOptions
 ) -> None:
     """Wait until the instant `due(now)`, worked out when the wait is first met. See IO.wait."""
-    scope = await enter(execution, site)
+    if execution.outcome is not None:
+        await refuse(execution)
+    scope = enter(execution, site)
     operation = open_operation(execution, key, name, options, scope, execution.branches.current(scope), site)
     record = operation.record
     try:
@@ -204,7 +214,9 @@ async def wait(
 
 async def observe(execution: Execution, site: CallSite, key: Key, make: Callable[[], Any], name: str) -> Any:
     """A value that is made once and then remembered, at no write of its own (`io.now`, `io.uuid`, `io.random`)."""
-    scope = await enter(execution, site)
+    if execution.outcome is not None:
+        await refuse(execution)
+    scope = enter(execution, site)
     operation = open_operation(
         execution, key, name, NO_OPTIONS, scope, execution.branches.current(scope), site
     )
@@ -226,7 +238,9 @@ async def observe(execution: Execution, site: CallSite, key: Key, make: Callable
 
 async def yield_(execution: Execution, site: CallSite, key: Key) -> None:
     """Leave this execution, once per key. See IO.yield_."""
-    scope = await enter(execution, site)
+    if execution.outcome is not None:
+        await refuse(execution)
+    scope = enter(execution, site)
     operation = open_operation(
         execution, key, "yield", NO_OPTIONS, scope, execution.branches.current(scope), site
     )

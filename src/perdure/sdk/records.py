@@ -26,6 +26,13 @@ class Records:
         output_bytes: size of all outputs together (characters of JSON; those a claim left out don't count).
     """
 
+    # fmt: off
+    __slots__ = (
+        "_by_id", "_limits", "_opened", "_seq", "_unwritten", "expected", "has_unwritten_values", "logs",
+        "output_bytes",
+    )
+    # fmt: on
+
     def __init__(self, claimed: Sequence[TaskRecord], limits: Limits) -> None:
         self._by_id = {record.id: record for record in claimed}
         self._limits = limits
@@ -167,13 +174,14 @@ class Records:
             yield record.id
             record = self._by_id.get(record.parent_id) if record.parent_id else None
 
-    def take_unwritten(self) -> tuple[list[TaskRecord], list[LogRecord]]:
+    def take_unwritten(self) -> tuple[list[TaskRecord], Sequence[LogRecord]]:
         """What changed since it was last taken."""
         # Copies: the records go on changing while a store's thread reads what was handed over.
         tasks = [copy(record) for record in self._unwritten.values()]
-        logs = self.logs
         self._unwritten.clear()
-        self.logs = []
+        if not self.logs:
+            return tasks, ()
+        logs, self.logs = self.logs, []
         return tasks, logs
 
 

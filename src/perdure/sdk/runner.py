@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import Mapping
 from contextvars import Context, copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from perdure.clock import Clock, Random
@@ -19,7 +20,7 @@ from .execution import Execution
 from .failures import describe_error
 from .io import IO
 from .journal import Journal, Source
-from .scope import current_scope
+from .scope import Scope, current_scope
 from .settings import ExecutionSettings
 from .sync_io import SyncIO
 from .sync_run import SyncRun
@@ -67,6 +68,7 @@ class Runner:
         self._sync_runs = DaemonThreads(None, "perdure-run")
         self._executions: dict[tuple[str, int], Execution] = {}
         self._changed = asyncio.Event()
+        self._outside = Context()
         self._pulling: asyncio.Task[None] | None = None
         self._watch: BranchWatch | None = None
         self._watchdog = Watchdog(self._blocked) if watch_loop else None
@@ -113,6 +115,7 @@ class Runner:
             random=self._random,
             settings=self._settings,
             threads=self._bodies,
+            outside=self._outside,
             on_finished=self._finished,
         )
         self._executions[claim.run_id, claim.execution] = execution
@@ -125,14 +128,15 @@ class Runner:
         if job.max_duration_ms is not None:
             execution.limit_duration(job.max_duration_ms)
         inside = copy_context()
-        inside.run(current_scope.set, execution.root)
+        root = Scope(execution, None)
+        inside.run(current_scope.set, root)
         if job.is_async:
             io = IO(execution, self._client)
-            execution.start(lambda: job.fn(payload, io, context), inside)
+            execution.start(partial(job.fn, payload, io, context), inside, root)
         else:
             run = SyncRun(execution, self._sync_runs)
             sync_io = SyncIO(run, self._client)
-            run.start(lambda: job.fn(payload, sync_io, context), inside)
+            run.start(partial(job.fn, payload, sync_io, context), inside)
 
     def _give_up(self, claim: Claim, journal: Journal, error: Exception) -> None:
         execution = self._executions.get((claim.run_id, claim.execution))

@@ -7,6 +7,8 @@ is discarded. It is not exported: nobody but the executor raises it.
 
 from __future__ import annotations
 
+from perdure.schema.execution import Outcome, Suspended, TimedOut, Yielded
+
 
 class Signal(BaseException):
     """This execution is over; `reason` says why ("suspended until ...", "cancelled")."""
@@ -17,3 +19,20 @@ class Signal(BaseException):
             "to unwind your code: let it pass, nothing done now has an effect on the run"
         )
         self.reason = reason
+
+
+def why_over(outcome: Outcome | str | None) -> str:
+    """What a Signal says of an execution that ends so (a str: the run was taken away)."""
+    match outcome:
+        case str(reason):
+            return reason
+        case Suspended():
+            return "suspended"
+        case Yielded(reason=reason):
+            return reason
+        case TimedOut():
+            return "timed out"
+        case None:
+            return "still running"
+        case _:
+            return "finished"

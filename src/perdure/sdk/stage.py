@@ -14,7 +14,6 @@ timer armed by the run's code is pending. Then, and only then, may it be put dow
 from __future__ import annotations
 
 import heapq
-import itertools
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -39,17 +38,24 @@ _POLL_SECONDS = (0.01, 1.0)
 class Stage:
     """Delivery and quiescence of one execution; the execution tells it what happens and carries out what it decides."""
 
+    # fmt: off
+    __slots__ = (
+        "_asleep", "_blocked_since", "_delivered", "_execution", "_expected", "_free", "_free_peak", "_gates",
+        "_loop", "_order", "_poll", "_poll_delay", "_scheduled", "_settled", "_stalled_since", "_stopped",
+        "deadlines", "parked", "reached",
+    )
+    # fmt: on
+
     def __init__(self, execution: Execution, expected: Iterable[tuple[int, TaskRecord]]) -> None:
         self._execution = execution
         self._loop = execution.loop
-        self._order = itertools.count()
+        self._order = 0
         self._expected: list[tuple[int, int, TaskRecord]] = []
-        self._delivered: set[int] = set()
+        self._delivered: set[int] | None = None  # kept while something is expected
         self.expect(expected)
         self.reached = 0
         """The position in the run's history that its code has seen: the highest number delivered."""
-        self._gates: list[tuple[int, int, Callable[[], None]]] = []
-        self._interrupts: set[int] = set()
+        self._gates: list[tuple[int, int, Callable[[], None], bool]] = []
         self.parked: dict[Operation, int | None] = {}
         """Operations that can't complete now → instant at which they can, None for not by themselves."""
         self.deadlines: dict[object, int] = {}
@@ -65,6 +71,7 @@ class Stage:
         self._stalled_since: float | None = None
         self._poll_delay = _POLL_SECONDS[0]
         self._poll: asyncio.TimerHandle | None = None
+        self._stopped = False
 
     # --- what the execution reports -----------------------------------------------------------------------------------
 
@@ -88,14 +95,12 @@ class Stage:
 
     def schedule(self) -> None:
         """Something happened: have a look once it has settled. Nothing to do while all branches are under way."""
+        if self._stopped:
+            return
         self._settled = 0
         self._poll_delay = _POLL_SECONDS[0]
         execution = self._execution
-        if (
-            (self.parked or self._gates or execution.yielding)
-            and execution.outcome is None
-            and not execution.is_sync
-        ):
+        if (self.parked or self._gates or execution.yielding) and not execution.is_sync:
             self._look_next_turn()
 
     def _look_next_turn(self) -> None:
@@ -105,9 +110,9 @@ class Stage:
 
     def passes_at_once(self, seq: int) -> bool:
         """Whether a completion may reach its branch without waiting: the branch is alone and nothing is before it."""
-        if len(self._execution.branches) > 1:
+        if len(self._execution.branches.by_task) > 1:
             return False
-        if (self._gates and self._gates[0][0] < seq) or self._is_preceded(seq):
+        if (self._gates and self._gates[0][0] < seq) or (self._expected and self._is_preceded(seq)):
             return False
         self._deliver(seq)
         return True
@@ -115,22 +120,26 @@ class Stage:
     def expect(self, moments: Iterable[tuple[int, TaskRecord]]) -> None:
         """What of the run's history the code is to come to (again); see Records.expected."""
         for moment, record in moments:
-            self._expected.append((moment, next(self._order), record))
-            if moment % 2 == 0:
+            self._expected.append((moment, self._next_in_order(), record))
+            if self._delivered is None:
+                self._delivered = set()
+            elif moment % 2 == 0:
                 self._delivered.discard(moment // 2)
         heapq.heapify(self._expected)
 
     def deliver(self, seq: int, release: Callable[[], None]) -> None:
         """Call `release` when the completion numbered `seq` is next."""
-        heapq.heappush(self._gates, (seq, next(self._order), release))
+        heapq.heappush(self._gates, (seq, self._next_in_order(), release, False))
         self.schedule()
 
     def interrupt(self, seq: int, release: Callable[[], None]) -> None:
         """As `deliver`, but not held back by a yield: it is what a body that the yield waits for has to be told."""
-        n = next(self._order)
-        self._interrupts.add(n)
-        heapq.heappush(self._gates, (seq, n, release))
+        heapq.heappush(self._gates, (seq, self._next_in_order(), release, True))
         self.schedule()
+
+    def _next_in_order(self) -> int:
+        self._order += 1
+        return self._order
 
     def skip(self, seq: int) -> None:
         """What has the number `seq` has come about by itself (an interruption), or will not come again."""
@@ -138,19 +147,24 @@ class Stage:
 
     def stop(self) -> None:
         """Nothing is delivered any more."""
+        self._stopped = True
         self._gates.clear()
         for future, callback in self._asleep.values():
             future.remove_done_callback(callback)  # it may outlive the run by far
         if self._poll is not None:
             self._poll.cancel()
 
+    def part(self) -> None:
+        """Let go of the execution, once no code of it is left that could ask for anything."""
+        del self._execution
+
     # --- looking ------------------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
         self._scheduled = False
-        execution = self._execution
-        if execution.outcome is not None:
+        if self._stopped:
             return
+        execution = self._execution
         if self._any_runnable():
             self._settled = 0
             self._blocked_since = None
@@ -161,11 +175,11 @@ class Stage:
             self._look_next_turn()
             return
         if execution.yielding:
-            self._gates = [gate for gate in self._gates if gate[1] in self._interrupts]
+            self._gates = [gate for gate in self._gates if gate[3]]
             heapq.heapify(self._gates)
         if self._gates:
             if execution.yielding or self._is_next():
-                seq, _, release = heapq.heappop(self._gates)
+                seq, _, release, _ = heapq.heappop(self._gates)
                 self._deliver(seq)
                 release()
                 self.schedule()
@@ -247,7 +261,7 @@ class Stage:
 
     def _deliver(self, seq: int) -> None:
         self.reached = max(self.reached, seq)
-        if self._expected:
+        if self._expected and self._delivered is not None:
             self._delivered.add(seq)
 
     def _is_next(self) -> bool:
@@ -275,7 +289,8 @@ class Stage:
         return bool(expected) and expected[0][0] < 2 * seq
 
     def _is_moot(self, moment: int, record: TaskRecord) -> bool:
-        return (moment % 2 == 0 and moment // 2 in self._delivered) or self._execution.records.is_moot(
+        delivered = self._delivered or ()
+        return (moment % 2 == 0 and moment // 2 in delivered) or self._execution.records.is_moot(
             moment, record
         )
 

@@ -83,7 +83,7 @@ def settle(execution: Execution, operation: Operation, value: Any, codec: Codec)
 def to_output(execution: Execution, operation: Operation, value: Any, codec: Codec) -> tuple[Encoded, Any]:
     """A body's return value as stored, and as a replay will return it. Errors as in `settle`."""
     limit = execution.settings.limits.output_bytes_max
-    return codec.roundtrip(value, where=operation.where, limit=limit, setting="limits.output_bytes_max")
+    return codec.roundtrip(value, where=operation, limit=limit, setting="limits.output_bytes_max")
 
 
 def succeed(execution: Execution, operation: Operation, encoded: Encoded) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from perdure.errors import PerdureError
 from perdure.schema.runs import TaskStatus
 
-from .branches import outside_run
+from .branches import OperationFuture, outside_run
 from .failures import changed_kind
 from .operation import Operation
 from .values import Codec
@@ -16,23 +16,12 @@ if TYPE_CHECKING:
     from .execution import Execution
 
 
-async def recorded(execution: Execution, operation: Operation) -> None:
-    """Write the settled task and wait until it is this branch's turn to learn of it."""
-    seq = operation.record.seq
-    assert seq is not None
-
-    def committed() -> None:
-        if execution.yielding:
-            return  # a later execution tells the branch
-        if execution.stage.passes_at_once(seq):
-            operation.release()
-        else:
-            execution.stage.deliver(seq, operation.release)
-
-    future = operation.new_future(execution)
-    execution.write(operation.record, committed)
-    execution.stage.branch_blocked(operation.branch_in_run)
-    await future
+def recorded(execution: Execution, operation: Operation) -> OperationFuture:
+    """Write the settled task; the future is done when it is this branch's turn to learn of it."""
+    future = operation.new_future()
+    execution.write(operation.record, operation.tell)
+    execution.stage.branch_blocked(future.branch)
+    return future
 
 
 async def in_turn(execution: Execution, operation: Operation, *, is_certain: bool = False) -> None:
@@ -42,9 +31,7 @@ async def in_turn(execution: Execution, operation: Operation, *, is_certain: boo
     if not execution.stage.passes_at_once(seq):
         execution.stage.deliver(seq, operation.release)
         execution.stage.branch_blocked(operation.branch_in_run)
-        future = operation.new_future(execution)
-        future.is_certain = is_certain
-        await future
+        await operation.new_future(is_certain=is_certain)
 
 
 async def replay(execution: Execution, operation: Operation, codec: Codec, *, is_task: bool = False) -> Any:
@@ -72,7 +59,7 @@ async def replay(execution: Execution, operation: Operation, codec: Codec, *, is
 
 async def park(execution: Execution, operation: Operation, due: int | None) -> None:
     """Wait until `due`, in memory or as a run that has been put down; for ever if that is None."""
-    future = operation.new_future(execution)
+    future = operation.new_future()
     stage = execution.stage
     stage.parked[operation] = due
     timer = None
@@ -96,4 +83,4 @@ async def leave_if_yielding(execution: Execution, operation: Operation) -> None:
 
 async def blocked(execution: Execution, operation: Operation) -> None:
     execution.stage.branch_blocked(operation.branch_in_run)
-    await operation.new_future(execution)
+    await operation.new_future()

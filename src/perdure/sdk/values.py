@@ -56,7 +56,7 @@ class Encoded(Struct, frozen=True, gc=False):
 def encode(
     value: Any,
     *,
-    where: str,
+    where: object,
     annotation: Any = None,
     limit: int = _OUTPUT_BYTES_MAX,
     setting: str = "limits.output_bytes_max",
@@ -65,7 +65,7 @@ def encode(
 
     Args:
         value: what to store.
-        where: begins the message of an error: "output of task 'fetch'".
+        where: begins, as a str, the message of an error: "output of task 'fetch'".
         annotation: type that the value has by its author's word; None (or anything plain) if there is none.
         limit: size that JSON and type map may have together, in bytes.
         setting: name of that limit among `Limits`.
@@ -77,7 +77,7 @@ def encode(
     return codec_for(annotation).encode(value, where=where, limit=limit, setting=setting)
 
 
-def decode(json: str, types: str | None = None, *, where: str, annotation: Any = None) -> Any:
+def decode(json: str, types: str | None = None, *, where: object, annotation: Any = None) -> Any:
     """The value of what `encode` gave.
 
     Raises:
@@ -89,7 +89,7 @@ def decode(json: str, types: str | None = None, *, where: str, annotation: Any =
 def roundtrip(
     value: Any,
     *,
-    where: str,
+    where: object,
     annotation: Any = None,
     limit: int = _OUTPUT_BYTES_MAX,
     setting: str = "limits.output_bytes_max",
@@ -109,7 +109,7 @@ def view(json: str, types: str | None = None) -> Any:
 def to_json(
     value: Any,
     *,
-    where: str,
+    where: object,
     limit: int = DEFAULT_LIMITS.payload_bytes_max,
     setting: str = "limits.payload_bytes_max",
 ) -> str:
@@ -126,7 +126,7 @@ def to_json(
     return raw.decode()
 
 
-def _dump_checked(value: Any, packer: Packer, where: str) -> tuple[bytes, Node]:
+def _dump_checked(value: Any, packer: Packer, where: object) -> tuple[bytes, Node]:
     try:
         if is_plain(value):
             try:
@@ -137,7 +137,7 @@ def _dump_checked(value: Any, packer: Packer, where: str) -> tuple[bytes, Node]:
         return _dumps(data), node
     except RefusedError as refused:
         raise SerializationError(
-            where=where, path=refused.path, problem=refused.problem
+            where=str(where), path=refused.path, problem=refused.problem
         ) from refused.__cause__
 
 
@@ -153,14 +153,14 @@ class Codec:
         self,
         value: Any,
         *,
-        where: str,
+        where: object,
         limit: int = _OUTPUT_BYTES_MAX,
         setting: str = "limits.output_bytes_max",
     ) -> Encoded:
         """As the function `encode`."""
         return self._measure(*self._dump(value, where), where, limit, setting)
 
-    def decode(self, json: str, types: str | None = None, *, where: str) -> Any:
+    def decode(self, json: str, types: str | None = None, *, where: object) -> Any:
         """As the function `decode`."""
         data = _loads(json)
         return data if types is None else self._unpack(data, types, where)
@@ -169,7 +169,7 @@ class Codec:
         self,
         value: Any,
         *,
-        where: str,
+        where: object,
         limit: int = _OUTPUT_BYTES_MAX,
         setting: str = "limits.output_bytes_max",
     ) -> tuple[Encoded, Any]:
@@ -182,10 +182,10 @@ class Codec:
     def _refuse(self, value: Any) -> Any:
         raise RefusedError(_models.refusal(value, self._unresolved))
 
-    def _dump(self, value: Any, where: str) -> tuple[bytes, Node]:
+    def _dump(self, value: Any, where: object) -> tuple[bytes, Node]:
         return _dump_checked(value, self._packer, where)
 
-    def _measure(self, raw: bytes, node: Node, where: str, limit: int, setting: str) -> Encoded:
+    def _measure(self, raw: bytes, node: Node, where: object, limit: int, setting: str) -> Encoded:
         types = None if node is None else _dumps(node)
         size = len(raw) + (0 if types is None else len(types))
         if size > limit:
@@ -194,14 +194,14 @@ class Codec:
             )
         return Encoded(raw.decode(), None if types is None else types.decode())
 
-    def _unpack(self, data: Any, types: str, where: str) -> Any:
+    def _unpack(self, data: Any, types: str, where: object) -> Any:
         try:
             return unpack(data, _loads(types), self._enums)
         except RefusedError as refused:
-            raise SerializationError(where=where, path=refused.path, problem=refused.problem) from None
+            raise SerializationError(where=str(where), path=refused.path, problem=refused.problem) from None
         except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as exc:
             raise SerializationError(
-                where=where,
+                where=str(where),
                 path="$",
                 problem=f"and its type map {types[:100]!r} don't belong together ({exc!r})",
             ) from exc
@@ -219,13 +219,13 @@ class _ModelCodec(Codec):
         self,
         value: Any,
         *,
-        where: str,
+        where: object,
         limit: int = _OUTPUT_BYTES_MAX,
         setting: str = "limits.output_bytes_max",
     ) -> Encoded:
         return self.roundtrip(value, where=where, limit=limit, setting=setting)[0]
 
-    def decode(self, json: str, types: str | None = None, *, where: str) -> Any:
+    def decode(self, json: str, types: str | None = None, *, where: object) -> Any:
         try:
             if types is None or types.startswith(_AS):
                 return self._adapter.load(json)
@@ -233,7 +233,7 @@ class _ModelCodec(Codec):
             return self._adapter.convert(self._unpack(_loads(json), types, where))
         except _models.MisfitError as misfit:
             raise SerializationError(
-                where=where,
+                where=str(where),
                 path=misfit.path,
                 problem=f"as stored doesn't fit {self._name}: {misfit.problem}. Make the type accept it, then continue "
                 "the run",
@@ -243,7 +243,7 @@ class _ModelCodec(Codec):
         self,
         value: Any,
         *,
-        where: str,
+        where: object,
         limit: int = _OUTPUT_BYTES_MAX,
         setting: str = "limits.output_bytes_max",
     ) -> tuple[Encoded, Any]:
@@ -252,27 +252,27 @@ class _ModelCodec(Codec):
             restored = self._adapter.load(encoded.json)
         except _models.MisfitError as misfit:
             raise SerializationError(
-                where=where, path=misfit.path, problem=f"doesn't fit {self._name}: {misfit.problem}"
+                where=str(where), path=misfit.path, problem=f"doesn't fit {self._name}: {misfit.problem}"
             ) from misfit.__cause__
         if _models.unequal(value, restored):
             raise SerializationError(
-                where=where,
+                where=str(where),
                 path=_models.difference(value, restored),
                 problem=f"would come back from {self._name} as something else (a type wider than the value, a secret or "
                 "excluded field, a validator that changes it?): make the type hold exactly what is returned",
             )
         return encoded, restored
 
-    def _dump(self, value: Any, where: str) -> tuple[bytes, Node]:
+    def _dump(self, value: Any, where: object) -> tuple[bytes, Node]:
         try:
             data = self._adapter.dump(value)
         except RefusedError as refused:
             raise SerializationError(
-                where=where, path=refused.path, problem=refused.problem
+                where=str(where), path=refused.path, problem=refused.problem
             ) from refused.__cause__
         except _models.MisfitError as misfit:
             raise SerializationError(
-                where=where, path=misfit.path, problem=f"doesn't fit {self._name}: {misfit.problem}"
+                where=str(where), path=misfit.path, problem=f"doesn't fit {self._name}: {misfit.problem}"
             ) from misfit.__cause__
         return _dump_checked(data, self._packer, where)[0], None
 
@@ -289,13 +289,13 @@ class _UnionCodec(Codec):
         self,
         value: Any,
         *,
-        where: str,
+        where: object,
         limit: int = _OUTPUT_BYTES_MAX,
         setting: str = "limits.output_bytes_max",
     ) -> Encoded:
         return self.roundtrip(value, where=where, limit=limit, setting=setting)[0]
 
-    def decode(self, json: str, types: str | None = None, *, where: str) -> Any:
+    def decode(self, json: str, types: str | None = None, *, where: object) -> Any:
         if types is None:
             return self._guess(json, where)
         if not types.startswith(_AS):
@@ -305,7 +305,7 @@ class _UnionCodec(Codec):
             return self._rest.decode(json, None, where=where)
         if name not in self._members:
             raise SerializationError(
-                where=where,
+                where=str(where),
                 path="$",
                 problem=f"was stored as a {name}, which is no longer in the annotation: add it, then continue the run",
             )
@@ -315,7 +315,7 @@ class _UnionCodec(Codec):
         self,
         value: Any,
         *,
-        where: str,
+        where: object,
         limit: int = _OUTPUT_BYTES_MAX,
         setting: str = "limits.output_bytes_max",
     ) -> tuple[Encoded, Any]:
@@ -328,7 +328,7 @@ class _UnionCodec(Codec):
             encoded = Encoded(encoded.json, f'{_AS}"')
         return encoded, restored
 
-    def _guess(self, json: str, where: str) -> Any:
+    def _guess(self, json: str, where: object) -> Any:
         """Written before there was a union: by one of its members alone, most likely."""
         if json[0] in "{[":
             for _, codec in self._members.values():
@@ -346,11 +346,11 @@ class _Unsupported(Codec):
         super().__init__(found)
         self._problem = problem
 
-    def decode(self, json: str, types: str | None = None, *, where: str) -> Any:
-        raise SerializationError(where=where, path="$", problem=f"can't be restored: {self._problem}")
+    def decode(self, json: str, types: str | None = None, *, where: object) -> Any:
+        raise SerializationError(where=str(where), path="$", problem=f"can't be restored: {self._problem}")
 
-    def _dump(self, value: Any, where: str) -> tuple[bytes, Node]:
-        raise SerializationError(where=where, path="$", problem=f"can't be stored: {self._problem}")
+    def _dump(self, value: Any, where: object) -> tuple[bytes, Node]:
+        raise SerializationError(where=str(where), path="$", problem=f"can't be stored: {self._problem}")
 
 
 PLAIN: Final = Codec(Survey())

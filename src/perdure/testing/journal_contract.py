@@ -14,6 +14,7 @@ Example:
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from perdure.schema.execution import (
@@ -79,6 +80,22 @@ def make_log(message: str) -> LogRecord:
 
 
 ERROR = ErrorInfo(name="ValueError", message="no")
+
+
+def write_records(
+    journal: Journal, tasks: Sequence[TaskRecord] = (), logs: Sequence[LogRecord] = ()
+) -> asyncio.Future[bool]:
+    """`Journal.record` for who waits: what it tells, as a future."""
+    future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    def told(outcome: bool | BaseException) -> None:
+        if isinstance(outcome, BaseException):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+
+    journal.record(tasks, logs, told)
+    return future
 
 
 class JournalContract:
@@ -155,8 +172,8 @@ class JournalContract:
     async def test_record_is_durable_when_true(self, carrier: Carrier) -> None:
         claim, journal = await _claimed(carrier)
 
-        recorded = await journal.record(
-            [make_task("a"), make_task("b", position=2, seq=2)], [make_log("hello")]
+        recorded = await write_records(
+            journal, [make_task("a"), make_task("b", position=2, seq=2)], [make_log("hello")]
         )
 
         assert recorded is True
@@ -166,10 +183,10 @@ class JournalContract:
     async def test_records_take_effect_in_order_without_being_awaited(self, carrier: Carrier) -> None:
         claim, journal = await _claimed(carrier)
 
-        journal.record(
-            [make_task("a", status=TaskStatus.RUNNING, seq=None, completed_at=None, output=None)], []
+        write_records(
+            journal, [make_task("a", status=TaskStatus.RUNNING, seq=None, completed_at=None, output=None)], []
         )
-        journal.record([make_task("a", output="1")], [])
+        write_records(journal, [make_task("a", output="1")], [])
         closed = await journal.close(Completed("1"), [make_task("b", position=2, seq=2)], [make_log("bye")])
 
         assert closed is True
@@ -181,9 +198,9 @@ class JournalContract:
 
     async def test_a_record_replaces_the_task_but_keeps_an_absent_output(self, carrier: Carrier) -> None:
         claim, journal = await _claimed(carrier)
-        await journal.record([make_task("a", output="1")], [])
+        await write_records(journal, [make_task("a", output="1")], [])
 
-        await journal.record([make_task("a", output=None, interrupted=2)], [])
+        await write_records(journal, [make_task("a", output=None, interrupted=2)], [])
 
         [task] = await carrier.tasks(claim.run_id)
         assert (task.output, task.interrupted) == ("1", 2)
@@ -191,15 +208,15 @@ class JournalContract:
     async def test_the_same_log_line_is_kept_once(self, carrier: Carrier) -> None:
         claim, journal = await _claimed(carrier)
 
-        await journal.record([], [make_log("hello")])
-        await journal.record([], [make_log("hello")])
+        await write_records(journal, [], [make_log("hello")])
+        await write_records(journal, [], [make_log("hello")])
 
         assert len(await carrier.logs(claim.run_id)) == 1
 
     async def test_fetch_output_has_what_was_recorded(self, carrier: Carrier) -> None:
         _, journal = await _claimed(carrier)
         task = make_task("a", output="[1]", types='{"":"tuple"}')
-        await journal.record([task], [])
+        await write_records(journal, [task], [])
 
         assert await journal.fetch_output(task.id) == ("[1]", '{"":"tuple"}')
 
@@ -220,7 +237,7 @@ class JournalContract:
 
             assert await journal.close(outcome, [], []) is True, outcome
             assert await carrier.status(claim.run_id) is status, outcome
-            assert await journal.record([make_task("late")], []) is False, outcome
+            assert await write_records(journal, [make_task("late")], []) is False, outcome
             assert await carrier.tasks(claim.run_id) == [], outcome
 
     async def test_yielded_run_is_claimed_again_with_its_tasks(self, carrier: Carrier) -> None:
@@ -258,8 +275,10 @@ class JournalContract:
 
     async def test_open_tasks_are_cancelled_when_the_run_ends(self, carrier: Carrier) -> None:
         claim, journal = await _claimed(carrier)
-        await journal.record(
-            [make_task("open", status=TaskStatus.RUNNING, seq=None, completed_at=None, output=None)], []
+        await write_records(
+            journal,
+            [make_task("open", status=TaskStatus.RUNNING, seq=None, completed_at=None, output=None)],
+            [],
         )
 
         await journal.close(Completed("1"), [], [])
@@ -274,7 +293,7 @@ class JournalContract:
         await carrier.lose(claim.run_id)
         [(again, successor)] = await carrier.source.claim(5)
 
-        recorded = await journal.record([make_task("late")], [make_log("late")])
+        recorded = await write_records(journal, [make_task("late")], [make_log("late")])
         closed = await journal.close(Completed("1"), [make_task("late")], [])
 
         assert (recorded, closed) == (False, False)
@@ -301,7 +320,7 @@ class JournalContract:
         await asyncio.wait_for(told.wait(), 10)
 
         assert revoked == [(claim.run_id, claim.execution)]
-        assert await journal.record([make_task("late")], []) is False
+        assert await write_records(journal, [make_task("late")], []) is False
         assert await journal.close(Completed("1"), [], []) is False
         assert await carrier.status(claim.run_id) is RunStatus.CANCELLED
 
@@ -311,10 +330,11 @@ class JournalContract:
         claim, journal = await _claimed(carrier)
 
         results = [
-            journal.record([make_task(key, position=n, seq=n)], []) for n, key in enumerate("abc", start=1)
+            write_records(journal, [make_task(key, position=n, seq=n)], [])
+            for n, key in enumerate("abc", start=1)
         ]
         await carrier.cancel(claim.run_id)
-        results += [journal.record([make_task("late")], [])]
+        results += [write_records(journal, [make_task("late")], [])]
 
         recorded = [key for key, result in zip(["a", "b", "c", "late"], results, strict=True) if await result]
         assert [task.key for task in await carrier.tasks(claim.run_id)] == recorded
