@@ -46,6 +46,11 @@ def encode_base32(n: int) -> str:
     return n.to_bytes(32, "big")[6:].translate(_CHARACTERS).decode()
 
 
+def encode_bytes(data: bytes) -> str:
+    """A character of lower-case Crockford base32 for each byte, which is given by its lowest five bits."""
+    return data.translate(_CHARACTERS).decode()
+
+
 class Ids:
     """Makes ids. Not thread-safe: one per event loop."""
 

@@ -134,11 +134,11 @@ def test_long_key_names_the_limit() -> None:
         idempotency_key("r", None, ["x" * 300, "y" * 300])
 
 
-def test_task_id_is_the_first_130_bits() -> None:
+def test_task_id_is_five_bits_of_each_of_the_first_26_bytes() -> None:
     assert task_id("0" * 64) == "task_" + "0" * 26
     assert task_id("f" * 64) == "task_" + "z" * 26
-    assert task_id("0" * 32 + "4" + "f" * 31) == "task_" + "0" * 25 + "1"
-    assert task_id("8" + "0" * 63) == "task_g" + "0" * 25
+    assert task_id("21" + "0" * 62) == "task_1" + "0" * 25
+    assert task_id("00" * 25 + "e2" + "ff" * 6) == "task_" + "0" * 25 + "2"
 
 
 def test_display_key_is_as_written() -> None:

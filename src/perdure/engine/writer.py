@@ -59,17 +59,12 @@ class _Batch:
         for waiter in self.waiters:
             error = UnavailableError(why) if isinstance(why, str) else why
             if not isinstance(waiter, asyncio.Future):
-                _call(waiter, error)
+                try:
+                    waiter(error)
+                except Exception:
+                    logger.exception("what is to happen after a write has failed")
             elif not waiter.done():
                 waiter.set_exception(error)
-
-
-def _call(told: Told, outcome: bool | BaseException) -> None:
-    """What one caller does may not keep the others from being told."""
-    try:
-        told(outcome)
-    except Exception:
-        logger.exception("what is to happen after a write failed; the write itself is safe")
 
 
 class Writer:
@@ -117,6 +112,7 @@ class Writer:
         self._pending = _Batch([], [])
         self._impatient: set[object] = set()
         self._room_waiters: deque[asyncio.Future[None]] = deque()
+        self._is_letting_in = False
         self._flush_waiters: list[asyncio.Future[None]] = []
         self._sleeper: asyncio.Future[None] | None = None
         self._failures = 0
@@ -189,7 +185,9 @@ class Writer:
                 await waiter
             finally:
                 # Whoever was let in may not write after all (or was cancelled in that very turn): let more in if so.
-                self._loop.call_soon(self._make_room)
+                if self._room_waiters and not self._is_letting_in:
+                    self._is_letting_in = True
+                    self._loop.call_soon(self._make_room)
 
     async def flush(self, *, patient: bool = True) -> None:
         """Wait until nothing is unsettled; unless `patient`, only as long as the store is available."""
@@ -288,7 +286,10 @@ class Writer:
         self.size -= len(results)
         for waiter, result in zip(batch.waiters, results, strict=True):
             if not isinstance(waiter, asyncio.Future):
-                _call(waiter, type(result) is Applied)
+                try:
+                    waiter(type(result) is Applied)
+                except Exception:
+                    logger.exception("what is to happen after a commit failed; the commit itself is safe")
             elif not waiter.done():  # whoever waited may have been cancelled, and the future with it
                 waiter.set_result(result)  # pyright: ignore[reportUnknownMemberType]  (a generic narrowed)
 
@@ -353,6 +354,7 @@ class Writer:
             _release(self._flush_waiters)
 
     def _make_room(self) -> None:
+        self._is_letting_in = False
         free = self._pending_max - self.size
         while self._room_waiters and (free > 0 or self._closed is not None):
             waiter = self._room_waiters.popleft()

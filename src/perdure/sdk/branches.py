@@ -37,9 +37,10 @@ class Branch:
         refusals: io calls it made after the end of the execution.
         dismissed: the executor itself has cancelled it, because what it belongs to has ended.
         used_io: whether it ever called io; one that did not, started in a body, may be a library's own.
+        on_end: called with its task when that is done.
     """
 
-    __slots__ = ("birth", "bodies", "dismissed", "refusals", "task", "used_io")
+    __slots__ = ("birth", "bodies", "dismissed", "on_end", "refusals", "task", "used_io")
 
     def __init__(self, task: asyncio.Task[Any], birth: Scope) -> None:
         self.task = task
@@ -48,6 +49,7 @@ class Branch:
         self.dismissed = False
         self.used_io = False
         self.refusals = 0
+        self.on_end: Callable[[asyncio.Task[Any]], None] | None = None
 
     def dismiss(self) -> None:
         """Cancel it: what it belongs to has ended."""
@@ -220,6 +222,8 @@ class Branches:
             if branch.birth.branches is not None:
                 branch.birth.branches.discard(branch)
             self._stage.branch_ended(branch)
+            if branch.on_end is not None:
+                branch.on_end(task)
 
     def current(self, scope: Scope) -> Branch:
         """The branch that calls io now."""

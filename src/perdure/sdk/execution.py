@@ -63,13 +63,14 @@ class Execution:
         yielding: no new body starts and nothing is delivered; the execution ends as soon as no body runs.
         branches: the run's asyncio tasks, and the timers they armed.
         outside: for callbacks of the executor's own, in which no scope is set.
+        thread: of the event loop.
     """
 
     # fmt: off
     __slots__ = (
         "_alone", "_ending", "_finishing", "_flush_timer", "_limit_timer", "_main", "_nobody_since",
-        "_on_finished", "_sync_run", "_thread", "_unawaited", "bodies", "branches", "claim", "clock", "job",
-        "journal", "loop", "outcome", "outside", "random", "records", "settings", "stage", "threads",
+        "_on_finished", "_sync_run", "_unawaited", "bodies", "branches", "claim", "clock", "job",
+        "journal", "loop", "outcome", "outside", "random", "records", "settings", "stage", "thread", "threads",
         "writing", "yielding",
     )
     # fmt: on
@@ -80,6 +81,7 @@ class Execution:
         journal: Journal,
         job: Job[Any, Any],
         *,
+        loop: asyncio.AbstractEventLoop,
         clock: Clock,
         random: Random,
         settings: ExecutionSettings,
@@ -94,8 +96,8 @@ class Execution:
         self.random = random
         self.settings = settings
         self.threads = threads
-        self.loop = asyncio.get_running_loop()
-        self._thread = get_ident()
+        self.loop = loop
+        self.thread = get_ident()
         self.outcome: Outcome | str | None = None
         self.writing = 0
         self.yielding: str | None = None
@@ -120,9 +122,7 @@ class Execution:
     def start(self, main: Callable[[], Any], context: Context, root: Scope) -> None:
         """Run `main()` (a coroutine) as the run's first branch. Its `context` already carries `root` as its scope."""
         self._main = self.loop.create_task(self._run(main), context=context)
-        if self._main not in self.branches:
-            self.branches.add(self._main, root)
-        self._main.add_done_callback(self._main_done, context=self.outside)
+        self.branches.add(self._main, root).on_end = self._main_done
 
     def start_sync(self, run: SyncRun) -> None:
         """The run function is a plain `def`: it runs in a thread of its own, as one branch."""
@@ -175,7 +175,7 @@ class Execution:
     @property
     def is_foreign_thread(self) -> bool:
         """Whether the caller isn't on the event loop."""
-        return get_ident() != self._thread
+        return get_ident() != self.thread
 
     def called(self) -> CallSite:
         """Note an io call of an async run, and where it was made; `awaited` has to follow. Called by the call itself."""
@@ -257,8 +257,9 @@ class Execution:
         elif not applied:
             self.revoke("the run was taken away: its lease was lost or it was cancelled")
         else:
-            if self.writing == 0 and not self.records.has_unwritten:
-                self.records.has_unwritten_values = False
+            records = self.records
+            if records.has_unwritten_values and self.writing == 0 and not records.has_unwritten:
+                records.has_unwritten_values = False
             if then_yield:
                 self.yield_soon("forced replay")
             if done is not None:
@@ -463,8 +464,7 @@ class Execution:
     def _unwind(self) -> None:
         live = self.branches.live()
         if not live and self._sync_run is None:
-            self._finish()
-            self._part()
+            self._finish(is_clear=True)
         else:
             self._ending = self.loop.create_task(self._unwind_and_finish(live), context=Context())
 
@@ -475,17 +475,15 @@ class Execution:
             stuck.append("its thread")
         for what in stuck:
             notices.abandoned(self.claim, limit, what)
-        self._finish()
-        if not stuck and self._sync_run is None:
-            self._part()
+        self._finish(is_clear=not stuck and self._sync_run is None)
 
-    def _finish(self) -> None:
+    def _finish(self, *, is_clear: bool) -> None:
         self._on_finished(self)
-
-    def _part(self) -> None:
-        """Cut what leads back here: all code has unwound, and memory is free at once, with nothing for the collector."""
-        self._main = None
-        self.stage.part()
+        if (
+            is_clear
+        ):  # of code: cut what leads back here, so that memory is free at once and nothing is left to collect
+            self._main = None
+            self.stage.part()
 
 
 class _Exit:

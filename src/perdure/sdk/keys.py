@@ -15,7 +15,7 @@ from json.encoder import encode_basestring
 from typing import Any, TypeAlias, cast
 
 from perdure.errors import LimitExceededError, UsageError
-from perdure.ids import TaskId, encode_base32
+from perdure.ids import TaskId, encode_bytes
 from perdure.limits import DEFAULT_LIMITS
 
 Key: TypeAlias = str | Sequence[Any]
@@ -46,8 +46,8 @@ def idempotency_key(
 
 
 def task_id(idempotency_key: str) -> TaskId:
-    """ "task_" and 26 characters made of the first 130 bits: the same task has the same id in every execution."""
-    return TaskId("task_" + encode_base32(int(idempotency_key[:33], 16) >> 2))
+    """ "task_" and 26 characters, of five bits of each of the first 26 bytes: the same task has the same id in every execution."""
+    return TaskId("task_" + encode_bytes(bytes.fromhex(idempotency_key[:52])))
 
 
 def display_key(key: Key) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 from collections.abc import Callable
 from contextvars import copy_context
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from perdure.errors import UsageError
@@ -36,7 +37,7 @@ _stopped: list[asyncio.Future[None]] = []
 def enter(execution: Execution, site: CallSite) -> Scope:
     """The caller's scope; errors as Execution.enter. The call made at `site` has been awaited."""
     execution.awaited(site)
-    if execution.is_foreign_thread:
+    if get_ident() != execution.thread:
         raise UsageError(
             "io is used in a thread: it works on the event loop only. Return from the thread what it has worked out, and "
             "call io outside; or make the job a plain def, whose io works in its own thread"
@@ -74,7 +75,7 @@ async def run_task(
     )
     record = operation.record
     try:
-        if execution.is_settled(record):
+        if record.seq is not None or record.interrupted is not None:
             return await replay(execution, operation, codec, is_task=True)
         if execution.yielding:
             await leave_if_yielding(execution, operation)
@@ -86,7 +87,8 @@ async def run_task(
                 await leave_if_yielding(execution, operation)
             try:
                 value = await _attempt(execution, operation, fn, args, options, facts)
-                execution.check()
+                if execution.outcome is not None:
+                    execution.check()
                 result = settle(execution, operation, value, codec)
             except (Exception, SystemExit) as raised:  # noqa: BLE001 - whatever user code raises fails its task
                 execution.check()

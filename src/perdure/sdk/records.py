@@ -36,10 +36,14 @@ class Records:
     def __init__(self, claimed: Sequence[TaskRecord], limits: Limits) -> None:
         self._by_id = {record.id: record for record in claimed}
         self._limits = limits
-        self.expected = _moments(claimed)
-        self._seq = max((seq for record in claimed if (seq := _position(record)) is not None), default=0)
+        self.expected: Sequence[tuple[int, TaskRecord]] = _moments(claimed) if claimed else ()
+        self._seq = (
+            max((seq for record in claimed if (seq := _position(record)) is not None), default=0)
+            if claimed
+            else 0
+        )
         self._opened: set[str] = set()
-        self.output_bytes = sum(len(record.output or "") for record in claimed)
+        self.output_bytes = sum(len(record.output or "") for record in claimed) if claimed else 0
         self._unwritten: dict[str, TaskRecord] = {}
         self.logs: list[LogRecord] = []
         self.has_unwritten_values = False

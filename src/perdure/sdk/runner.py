@@ -67,6 +67,7 @@ class Runner:
         self._bodies = DaemonThreads(threads, "perdure-body")
         self._sync_runs = DaemonThreads(None, "perdure-run")
         self._executions: dict[tuple[str, int], Execution] = {}
+        self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._outside = Context()
         self._pulling: asyncio.Task[None] | None = None
@@ -79,7 +80,7 @@ class Runner:
         return self._client.jobs
 
     def start(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         self._watch = BranchWatch.install(loop)
         if self._watchdog is not None:
             self._watchdog.start(loop)
@@ -111,6 +112,7 @@ class Runner:
             claim,
             journal,
             job,
+            loop=self._loop,
             clock=self._clock,
             random=self._random,
             settings=self._settings,

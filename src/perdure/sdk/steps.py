@@ -26,6 +26,9 @@ from .values import Codec, Encoded
 if TYPE_CHECKING:
     from .execution import Execution
 
+# Hot: a member of an enumeration is looked up slowly.
+_RUNNING, _COMPLETED = TaskStatus.RUNNING, TaskStatus.COMPLETED
+
 _NEVER_RETRIED = (
     TaskError,
     SerializationError,
@@ -53,9 +56,9 @@ def first_due(operation: Operation, options: TaskOptions) -> int | None:
 def begin(execution: Execution, operation: Operation, options: TaskOptions) -> None:
     """A body starts: a new attempt, or once more the one that a crash or a suspension cut off (same number)."""
     record = operation.record
-    deadline = record.due_at if record.status is TaskStatus.RUNNING else None
-    if record.status is not TaskStatus.RUNNING:
-        record.status = TaskStatus.RUNNING
+    deadline = record.due_at if record.status is _RUNNING else None
+    if record.status is not _RUNNING:
+        record.status = _RUNNING
         record.attempts += 1
         if record.attempts > 1:
             execution.stage.expect(execution.records.begin_anew(record))
@@ -104,7 +107,7 @@ def succeed(execution: Execution, operation: Operation, encoded: Encoded) -> Non
             "all. Store large data elsewhere and return references"
         )
     record.output, record.types = encoded.json, encoded.types
-    record.status = TaskStatus.COMPLETED
+    record.status = _COMPLETED
     record.error = None
     complete(execution, operation)
 
