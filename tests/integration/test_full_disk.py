@@ -126,3 +126,34 @@ async def test_leaving_while_the_disk_is_full_ends(app):
         run = await app.end_of(started)
 
     assert run.output == "end"
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+async def test_event_sent_from_a_run_waits_until_there_is_room_again(app, kind):
+    """Found by simulation seeds 108 and 372 on their first day: the run failed with UnavailableError."""
+    disk = Disk()
+
+    def fill():
+        disk.full = not app.done
+        app.done.append("filled")
+
+    async def job(payload, io, ctx):
+        fill()
+        return (await io.send_event("tell", "told", {"n": 1})).id
+
+    def sync_job(payload, io, ctx):
+        fill()
+        return io.send_event("tell", "told", {"n": 1}).id
+
+    app.define(job if kind == "async" else sync_job, id="job")
+    async with app.embedded(on_commit=disk.on_commit):
+        started = await app.start("job")
+        await app.reached(lambda: disk.full)
+        await asyncio.sleep(
+            300 if kind == "async" else 0.7
+        )  # a thread that waits for the store keeps time from jumping
+        disk.full = False
+        run = await app.end_of(started)
+
+        assert run.status is RunStatus.COMPLETED
+        assert await app.client.get_event(run.output) is not None

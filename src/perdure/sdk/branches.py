@@ -210,8 +210,8 @@ class Branches:
             return self.by_task[task]
         branch = self.by_task[task] = Branch(task, birth)
         if birth.branches is None:
-            birth.branches = set()
-        birth.branches.add(branch)
+            birth.branches = {}
+        birth.branches[branch] = None
         task.add_done_callback(self._ended, context=self._outside)
         self._stage.branch_freed(branch)
         return branch
@@ -220,7 +220,7 @@ class Branches:
         branch = self.by_task.pop(task, None)
         if branch is not None:
             if branch.birth.branches is not None:
-                branch.birth.branches.discard(branch)
+                branch.birth.branches.pop(branch, None)
             self._stage.branch_ended(branch)
             if branch.on_end is not None:
                 branch.on_end(task)

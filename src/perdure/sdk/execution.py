@@ -102,7 +102,7 @@ class Execution:
         self.writing = 0
         self.yielding: str | None = None
         self.outside = outside
-        self.bodies: set[Operation] = set()
+        self.bodies: dict[Operation, None] = {}  # in the order of their starts
         self._on_finished = on_finished
         self._main: asyncio.Task[Any] | None = None
         self._sync_run: SyncRun | None = None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, overload
 
 from perdure.clock import to_datetime
 from perdure.durations import to_instant_ms, to_ms
-from perdure.errors import NotFoundError, UsageError
+from perdure.errors import NotFoundError, UnavailableError, UsageError
 from perdure.schema.runs import Event
 
 from . import perform
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 Item = TypeVar("Item")
+
+
+UNTIL_AVAILABLE = Retry(attempts=1_000_000, min_delay=0.5, max_delay=30, only=UnavailableError)
+"""What only asks the platform for something is no more the run's failure than a write that has to wait."""
 
 
 class IO:
@@ -220,7 +224,7 @@ class IO:
             return await self._client.send_events(with_task_ids(events))
 
         params = {"events": [event.name for event in events]}
-        return await self.run_task(key, send, name=name, icon="send", params=params)
+        return await self.run_task(key, send, name=name, icon="send", params=params, retry=UNTIL_AVAILABLE)
 
     async def get_event(self, key: Key, id: str) -> Event:
         """An event and its runs, as they were the first time. Raises TaskError (NotFoundError) for an unknown id."""
@@ -231,7 +235,7 @@ class IO:
                 raise NotFoundError(kind="event", id=id)
             return event
 
-        return await self.run_task(key, get, name="Get Event", params={"id": id})
+        return await self.run_task(key, get, name="Get Event", params={"id": id}, retry=UNTIL_AVAILABLE)
 
 
 def with_task_ids(events: Sequence[EventToSend]) -> list[EventToSend]:

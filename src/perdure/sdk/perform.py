@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import copy_context
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
@@ -152,7 +152,7 @@ async def _attempt(
     finally:
         branch.bodies.remove(scope)
         current_scope.reset(token)
-        execution.bodies.discard(operation)
+        execution.bodies.pop(operation, None)
         operation.record.absorbed = branch.task.cancelling() > cancelling
         if scope.branches and execution.outcome is None:
             await _cancel_left_behind(execution, scope.branches)
@@ -176,7 +176,7 @@ def _call_plain(fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         raise RuntimeError("the function raised StopIteration") from stop
 
 
-async def _cancel_left_behind(execution: Execution, branches: set[Branch]) -> None:
+async def _cancel_left_behind(execution: Execution, branches: Iterable[Branch]) -> None:
     """A body has ended: branches that it left behind with tasks under way may not outlive it."""
     left = [branch for branch in branches if branch.used_io and not branch.task.done()]
     if left:

@@ -37,7 +37,7 @@ class Scope:
         # Made when there is something in them: most bodies are leaves.
         self.seen: dict[str, CallSite] | None = None
         self.counts: dict[tuple[str, str], int] | None = None
-        self.branches: set[Branch] | None = None
+        self.branches: dict[Branch, None] | None = None  # in the order of their births
 
     def note_call(self, idempotency: str, site: CallSite) -> CallSite:
         """The call that first used this key here: `site` itself, or an earlier one."""

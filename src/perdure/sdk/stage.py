@@ -62,7 +62,9 @@ class Stage:
         """Durable deadlines around running code → instant."""
         # Branches that aren't blocked in an io call: those that may be runnable, and those seen waiting for a future that
         # isn't done; that one's callback brings them back, so that thousands of sleeping bodies aren't looked at each time.
-        self._free: set[Branch] = set()
+        self._free: dict[
+            Branch, None
+        ] = {}  # ordered: in a set their places would be those of their addresses
         self._free_peak = 0
         self._asleep: dict[Branch, tuple[asyncio.Future[Any], Callable[[Any], None]]] = {}
         self._scheduled = False
@@ -77,7 +79,7 @@ class Stage:
 
     def branch_freed(self, branch: Branch) -> None:
         """`branch` isn't (any more) blocked in an io call."""
-        self._free.add(branch)
+        self._free[branch] = None
         self.schedule()
 
     def branch_blocked(self, branch: Branch) -> None:
@@ -90,7 +92,7 @@ class Stage:
         self.schedule()
 
     def _forget(self, branch: Branch) -> None:
-        self._free.discard(branch)
+        self._free.pop(branch, None)
         self._asleep.pop(branch, None)
 
     def schedule(self) -> None:
@@ -197,8 +199,8 @@ class Stage:
         free = len(self._free)
         self._free_peak = max(self._free_peak, free)
         if self._free_peak > 64 and free * 8 < self._free_peak:
-            # A set that was large stays large in memory, and slow to go through, until it is made anew.
-            self._free = set(self._free)
+            # A dict that was large stays large in memory, and slow to go through, until it is made anew.
+            self._free = dict(self._free)
             self._free_peak = free
         asleep: list[Branch] = []
         found = False
@@ -220,10 +222,10 @@ class Stage:
 
         def woken(_: Any) -> None:
             if self._asleep.pop(branch, None) is not None:
-                self._free.add(branch)
+                self._free[branch] = None
                 self._settled = 0
 
-        self._free.discard(branch)
+        self._free.pop(branch, None)
         self._asleep[branch] = (future, woken)
         future.add_done_callback(woken, context=self._execution.outside)
 

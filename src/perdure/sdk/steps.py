@@ -68,7 +68,7 @@ def begin(execution: Execution, operation: Operation, options: TaskOptions) -> N
     if options.timeout is not None:
         operation.deadline = deadline or now + to_ms(options.timeout, f"{operation.where}: timeout")
         record.due_at = operation.deadline
-    execution.bodies.add(operation)
+    execution.bodies[operation] = None
     execution.note(record)
 
 

@@ -18,7 +18,7 @@ from . import steps
 from .call_sites import CallSite, call_site
 from .failures import changed_kind, not_interrupted
 from .functions import facts_of, merge_options
-from .io import make_random, make_uuid, with_task_ids
+from .io import UNTIL_AVAILABLE, make_random, make_uuid, with_task_ids
 from .keys import Key
 from .logger import Logger
 from .operation import NO_OPTIONS, Duration, Operation, TaskOptions, open_operation, wait_options
@@ -72,7 +72,7 @@ class SyncIO:
             return operation, None if settled else steps.first_due(operation, options)
 
         def failed(error: BaseException, verdict: Any) -> tuple[int | None, BaseException]:
-            execution.bodies.discard(operation)
+            execution.bodies.pop(operation, None)
             return steps.decide_retry(execution, operation, error, options, verdict)
 
         operation, due = run.on_loop(opened)
@@ -279,9 +279,8 @@ class SyncIO:
         def send() -> list[Event]:
             return self._run.await_(self._client.send_events(with_task_ids(events)))
 
-        return self.run_task(
-            key, send, name=name, icon="send", params={"events": [event.name for event in events]}
-        )
+        params = {"events": [event.name for event in events]}
+        return self.run_task(key, send, name=name, icon="send", params=params, retry=UNTIL_AVAILABLE)
 
     def get_event(self, key: Key, id: str) -> Event:
         """As `IO.get_event`."""
@@ -292,4 +291,4 @@ class SyncIO:
                 raise NotFoundError(kind="event", id=id)
             return event
 
-        return self.run_task(key, get, name="Get Event", params={"id": id})
+        return self.run_task(key, get, name="Get Event", params={"id": id}, retry=UNTIL_AVAILABLE)

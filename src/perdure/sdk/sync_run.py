@@ -198,7 +198,7 @@ class SyncRun:
         """Take the last step of a task and block until it is durable."""
 
         def start(future: Future[None]) -> None:
-            self.execution.bodies.discard(operation)
+            self.execution.bodies.pop(operation, None)
             step()
             self.execution.write(operation.record, lambda: _resolve(future, None))
 
@@ -265,7 +265,7 @@ class SyncRun:
         execution = self.execution
         for other in tuple(execution.bodies):
             if self._is_under(other.record, operation.record.id):
-                execution.bodies.discard(other)
+                execution.bodies.pop(other, None)
         for record in self._records.values():
             if not execution.is_settled(record) and self._is_under(record, operation.record.id):
                 record.status = TaskStatus.CANCELED
