@@ -15,7 +15,7 @@ PIP := pip --disable-pip-version-check install --quiet --constraint constraints.
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pythons check format bench clean
+.PHONY: help demo test test-pythons simulate check format bench clean
 
 help: ## List these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -37,6 +37,12 @@ test-pythons: $(READY) ## Run the core of the tests on every other CPython found
 	  echo "--- CPython $$minor"; \
 	  PERDURE_TEST_SCALE=0.05 .venv-$$minor/bin/python -m pytest -q -n $(JOBS) -m "not slow" $(CORE) || exit 1; \
 	done
+
+SEEDS ?= 500
+FIRST ?= 0
+
+simulate: $(READY) ## Simulate engines, clients and faults: SEEDS=500 from FIRST=0 (docs/reliability.md)
+	$(BIN)/python -m perdure.testing.simulation --seeds $(SEEDS) --first $(FIRST) --jobs $(JOBS)
 
 check: $(READY) ## Check formatting, style, types and which part imports which
 	$(BIN)/ruff format --check .

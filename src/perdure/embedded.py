@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Self, TypedDict
@@ -16,7 +16,7 @@ from perdure.durations import to_ms
 from perdure.engine.core.runs import JobSpec
 from perdure.engine.engine import Engine
 from perdure.engine.journal import EngineSource
-from perdure.engine.store import RunFilter, RunRow
+from perdure.engine.store import RunFilter, RunRow, Store
 from perdure.engine.views import to_event, to_run
 from perdure.errors import ConfigurationError, StoreBrokenError, UsageError
 from perdure.ids import Ids
@@ -50,6 +50,8 @@ class EmbeddedSettings(TypedDict, total=False):
     on_commit: Callable[[str], None] | None
     watch_loop: bool | None
     inline: bool
+    open_store: Callable[[], Awaitable[Store]] | None
+    owner: str | None
 
 
 class Embedded:
@@ -70,6 +72,7 @@ class Embedded:
         lease_seconds: how long a run may be without news from its execution.
         clock, random, on_commit, watch_loop, inline: for tests: injected time and chance; a hook around every commit;
             whether to watch for a blocked loop; whether the store uses no threads.
+        open_store, owner: for simulations: opens the store instead of `url`; the name in leases.
 
     Raises (on entering):
         ConfigurationError: no url, or one of a kind that isn't supported.
@@ -94,6 +97,8 @@ class Embedded:
         on_commit: Callable[[str], None] | None = None,
         watch_loop: bool | None = None,
         inline: bool = False,
+        open_store: Callable[[], Awaitable[Store]] | None = None,
+        owner: str | None = None,
     ) -> None:
         for name, value in (("max_executions", max_executions), ("threads", threads)):
             given: Any = value
@@ -110,6 +115,8 @@ class Embedded:
         self._on_commit = on_commit
         self._watch_loop = clock is None if watch_loop is None else watch_loop
         self._inline = inline
+        self._open_store = open_store or self._open_sqlite
+        self._owner = owner or f"{socket.gethostname()}:{os.getpid()}"
         self._settings = ExecutionSettings(
             linger=linger,
             foreign_await_limit=foreign_await_limit,
@@ -121,18 +128,15 @@ class Embedded:
 
     async def __aenter__(self) -> Self:
         client = self._client
-        store = await SqliteStore.open(
-            self._path, ENVIRONMENT.id, clock=self._clock, on_commit=self._on_commit, inline=self._inline
-        )
+        store = await self._open_store()
         try:
             self._store = store
-            owner = f"{socket.gethostname()}:{os.getpid()}"
             ids = Ids(self._clock, self._random)
             self._engine = engine = Engine(
                 store,
                 self._clock,
                 ids,
-                owner=owner,
+                owner=self._owner,
                 random=self._random,
                 lease_seconds=self._lease_seconds,
                 claim_bytes_max=client.limits.claim_bytes_max,
@@ -150,7 +154,7 @@ class Embedded:
                 threads=self._threads,
                 watch_loop=self._watch_loop,
             )
-            client.connect(EmbeddedPlatform(engine))
+            client.connect(EmbeddedPlatform(engine), clock=self._clock, random=self._random)
         except BaseException:
             await store.close()
             raise
@@ -161,6 +165,11 @@ class Embedded:
             await self._leave(0)
             raise
         return self
+
+    async def _open_sqlite(self) -> Store:
+        return await SqliteStore.open(
+            self._path, ENVIRONMENT.id, clock=self._clock, on_commit=self._on_commit, inline=self._inline
+        )
 
     async def __aexit__(self, *exc_info: object) -> None:
         if self._engine is not None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 import msgspec
 from msgspec import Struct
 
-from perdure.clock import SystemClock, system_random
+from perdure.clock import Clock, Random, SystemClock, system_random
 from perdure.durations import to_instant_ms, to_ms
 from perdure.errors import ConfigurationError, ConflictError, LimitExceededError, NotFoundError, UsageError
 from perdure.ids import Ids
@@ -98,7 +98,7 @@ class Client:
         self._platform: Platform | None = None
         self._pid = os.getpid()
         self._unheard: set[str] = set()
-        self._clock = SystemClock()
+        self._clock: Clock = SystemClock()
         self._ids = Ids(self._clock, system_random())
 
     # --- jobs --------------------------------------------------------------------------------------------------------
@@ -211,8 +211,12 @@ class Client:
 
         return sync_client_of(self)
 
-    def connect(self, platform: Platform | None) -> None:
+    def connect(
+        self, platform: Platform | None, *, clock: Clock | None = None, random: Random | None = None
+    ) -> None:
         """Use `platform` from now on (None: not connected). Called by carriers, not by applications.
+
+        `clock` and `random` give events their times and ids while it is connected; else the system's do.
 
         Raises:
             ConflictError: the client is connected already.
@@ -222,6 +226,8 @@ class Client:
                 f"client {self.id!r} is already running embedded; leave that before entering it again"
             )
         self._platform = platform
+        self._clock = clock or SystemClock()
+        self._ids = Ids(self._clock, random or system_random())
         self._pid = os.getpid()
 
     @property

@@ -1,0 +1,126 @@
+"""What the world outside of perdure knows: what was acknowledged to clients, and what bodies really did."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from perdure.schema.runs import RunStatus
+
+from .findings import Findings
+from .history import History
+from .trace import Trace
+
+CRASHES_TO_POISON = 5
+
+
+class Ledger:
+    """Kept by the harness; a process that dies doesn't take it along.
+
+    Attributes:
+        sent: event id → ids of its runs, as first acknowledged.
+        acknowledged: all runs that somebody was told of.
+        cancels: runs that somebody has asked to cancel, whether or not it was acknowledged.
+        starts: (run, task) → how often its body was started.
+    """
+
+    def __init__(
+        self, history: History, findings: Findings, trace: Trace, *, now: Callable[[], float]
+    ) -> None:
+        self.sent: dict[str, list[str]] = {}
+        self.acknowledged: dict[str, None] = {}
+        self.cancels: set[str] = set()
+        self.starts: Counter[tuple[str, str]] = Counter()
+        self._values = 0
+        self._waits: dict[tuple[str, str], float] = {}
+        self._history = history
+        self._findings = findings
+        self._trace = trace
+        self._now = now
+
+    # --- what clients were told -----------------------------------------------------------------------------------------
+
+    def sent_event(self, event_id: str, run_ids: Sequence[str]) -> None:
+        """A send was acknowledged with these runs."""
+        first = self.sent.setdefault(event_id, list(run_ids))
+        if sorted(first) != sorted(run_ids):
+            self._findings.add(
+                "a repeated event returns the first result", f"{event_id}: {first}, then {list(run_ids)}"
+            )
+        self.acknowledged.update(dict.fromkeys(run_ids))
+        for run_id in run_ids:
+            if run_id not in self._history.runs:
+                self._findings.add(
+                    "nothing acknowledged is lost", f"{run_id} was acknowledged, and isn't stored"
+                )
+
+    def saw_run(self, run_id: str, status: RunStatus | None) -> None:
+        """A client was told that a run which had been acknowledged has this status (None: that there is no such run)."""
+        if status is None:
+            self._findings.add("nothing acknowledged is lost", f"{run_id} isn't found")
+        elif status not in self._history.past[run_id]:
+            self._findings.add("clients see what is stored", f"{run_id} was shown as {status.name}")
+
+    # --- what bodies did ------------------------------------------------------------------------------------------------
+
+    def body_starts(self, run_id: str, task_id: str, path: str) -> int:
+        """Call at the start of a body; how often it has been started, this time included."""
+        self.starts[run_id, task_id] += 1
+        n = self.starts[run_id, task_id]
+        self._trace.add("body", f"{run_id[-6:]} {path} ({n})")
+        if self._history.is_completed(run_id, task_id):
+            self._findings.add("no task recorded as completed runs again", f"{path} of {run_id}")
+        return n
+
+    def fresh_value(self) -> int:
+        """What a body is to return: unlike any other."""
+        self._values += 1
+        return self._values
+
+    def got(self, run_id: str, task_id: str, value: Any, path: str) -> None:
+        """Call with what `io.run_task` returned: it is recorded, and is what was recorded."""
+        task = self._history.tasks[run_id].get(task_id)
+        if task is None or not self._history.is_completed(run_id, task_id):
+            self._findings.add("what a task returned is recorded", f"{path} of {run_id} isn't")
+        elif task.output is not None and msgspec.json.decode(task.output) != value:
+            self._findings.add(
+                "a replay returns what was recorded",
+                f"{path} of {run_id}: {value!r}, recorded is {task.output}",
+            )
+
+    def wait_begins(self, run_id: str, path: str, seconds: float) -> None:
+        """Call before a wait; the first time counts."""
+        self._waits.setdefault((run_id, path), self._now() + seconds)
+
+    def wait_ends(self, run_id: str, path: str) -> None:
+        due = self._waits[run_id, path]
+        if self._now() < due - 0.002:  # instants are whole milliseconds
+            self._findings.add(
+                "a wait is as long as it says", f"{path} of {run_id} ended {due - self._now():.3f} s early"
+            )
+
+    # --- how runs ended -------------------------------------------------------------------------------------------------
+
+    def check_end(self, run_id: str, *, fails: bool) -> None:
+        """Hold the end of a run to its program."""
+        run = self._history.runs[run_id]
+        expected = RunStatus.FAILED if fails else RunStatus.COMPLETED
+        if run.status is expected:
+            if run.error is not None and run.error.name not in ("SimulatedError", "ExceptionGroup"):
+                self._findings.add(
+                    "a run ends as its code does", f"{run_id}: {run.error.name}: {run.error.message}"
+                )
+            return
+        if run.status is RunStatus.CANCELLED and run_id in self.cancels:
+            return
+        poisoned = run.error is not None and run.error.name == "Poisoned"
+        lost = sum(status is RunStatus.EXECUTING for status in self._history.past[run_id])
+        if run.status is RunStatus.FAILED and poisoned and lost >= CRASHES_TO_POISON:
+            return
+        self._findings.add(
+            "a run ends as its code does",
+            f"{run_id} of {run.job_id} is {run.status.name}, expected {expected.name}: {run.error} {run.reason}",
+        )
