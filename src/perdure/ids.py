@@ -36,7 +36,7 @@ def encode_base32(n: int) -> str:
     """A number of 130 bits as 26 characters of lower-case Crockford base32.
 
     Hot: the groups of five bits are spread over bytes by halving, all at once, and the bytes are translated. Tables of pairs
-    or triples of characters are as fast by themselves, but are not to be found in the cache of a busy process.
+    or triples of characters are no faster, and want room in the cache.
     """
     n = n & _LOW_80 | (n & _HIGH_80) << 48
     n = n & _LOW_40 | (n & _HIGH_40) << 24

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
@@ -318,3 +319,36 @@ async def test_cancelling_unwinds_the_code(app, moment):
 
     assert run.status is RunStatus.CANCELLED
     assert app.done == ["unwound"]
+
+
+@pytest.mark.parametrize("end", ["completes", "fails"])
+async def test_execution_that_has_ended_leaves_nothing_for_the_garbage_collector(app, end):
+    async def job(payload, io, ctx):
+        await asyncio.gather(io.run_task("one", returns_one), io.run_task("two", returns_one))
+        if end == "fails":
+            raise ValueError("on purpose")
+        app.done.append(ctx.run.execution)
+
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        await app.run(job)
+        await asyncio.sleep(1)
+        gc.collect()
+        left = [
+            kind
+            for thing in gc.garbage
+            if (kind := type(thing).__name__) in {"Execution", "Stage", "Branches"}
+        ]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+
+    assert app.done == ([1] if end == "completes" else [])
+    assert left == []
+
+
+async def returns_one():
+    return 1

@@ -150,6 +150,50 @@ async def test_guarded_futures_say_whether_the_guard_held(writer: Writer) -> Non
     assert isinstance(raw, Refused)
 
 
+async def test_who_wants_no_future_is_told_whether_the_guard_held(writer: Writer) -> None:
+    await writer.submit(ingest("a"))
+    await writer.submit(claim())
+    told: list[bool | BaseException] = []
+
+    writer.write(RecordTasks(run_id="run_a", execution=1), told.append)
+    writer.write(RecordTasks(run_id="run_a", execution=7), told.append)
+    before = list(told)
+    await writer.flush()
+
+    assert before == []
+    assert told == [True, False]
+
+
+async def test_one_who_raises_when_told_keeps_nobody_from_being_told(
+    writer: Writer, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[bool | BaseException] = []
+
+    def raising(outcome: bool | BaseException) -> None:
+        raise ValueError("no")
+
+    writer.write(RecordTasks(run_id="run_a", execution=1), raising)
+    writer.write(RecordTasks(run_id="run_a", execution=1), told.append)
+    ingested = writer.submit(ingest("a"))
+    await writer.flush()
+
+    assert told == [False]
+    assert ingested.done()
+    assert "what is to happen after a commit failed" in caplog.text
+
+
+async def test_who_wants_no_future_is_told_later_that_the_writer_is_closed(writer: Writer) -> None:
+    await writer.close()
+    told: list[bool | BaseException] = []
+
+    writer.write(RecordTasks(run_id="run_a", execution=1), told.append)
+    before = list(told)
+    await asyncio.sleep(0)
+
+    assert before == []
+    assert isinstance(told[0], UnavailableError)
+
+
 @pytest.mark.parametrize("culprit", ["a", "c", "e"])
 async def test_rejected_batch_is_repeated_in_halves_and_only_the_culprit_fails(
     tap: Tap, writer: Writer, culprit: str

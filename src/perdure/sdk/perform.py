@@ -68,7 +68,7 @@ async def run_task(
         await refuse(execution)
     scope = enter(execution, site)
     facts = facts_of(fn)
-    options = merge_options(facts.options, given)
+    options = merge_options(facts.options, given) if given else facts.options
     codec = facts.codec if options.output is None else codec_for(options.output)
     operation = open_operation(
         execution, key, options.name, options, scope, execution.branches.current(scope), site
