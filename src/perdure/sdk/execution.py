@@ -479,9 +479,9 @@ class Execution:
 
     def _finish(self, *, is_clear: bool) -> None:
         self._on_finished(self)
-        if (
-            is_clear
-        ):  # of code: cut what leads back here, so that memory is free at once and nothing is left to collect
+        # Clear of code: cut what leads back here, so that memory is free at once and nothing is left to collect. Once: a
+        # crash finishes an execution whose end is being written, which then fails and finishes it again.
+        if is_clear and self._main is not None:
             self._main = None
             self.stage.part()
 
