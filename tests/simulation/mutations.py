@@ -53,13 +53,23 @@ def double_claim(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(batch, "_claim", careless)
 
 
+class _Ghost:
+    """An execution that is over, to whom nothing that it is told matters."""
+
+    bodies = ()
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None
+
+
 def leaked_slot(patch: pytest.MonkeyPatch) -> None:
     """An execution whose run was cancelled is never struck off by its runner."""
     finished = Runner._finished
 
     def leaky(self: Runner, execution: Any) -> None:
-        if execution.outcome != "cancelled":
-            finished(self, execution)
+        finished(self, execution)
+        if execution.outcome == "cancelled":
+            self._executions[execution.claim.run_id, -1] = _Ghost()
 
     patch.setattr(Runner, "_finished", leaky)
 

@@ -33,3 +33,17 @@ def test_a_seeded_bug_is_found(name: str, monkeypatch: pytest.MonkeyPatch):
             return
 
     pytest.fail(f"{name} isn't found by {SEEDS_MAX} seeds")
+
+
+def test_a_failing_seed_fails_again_and_says_how_to_replay_it(monkeypatch: pytest.MonkeyPatch):
+    MUTATIONS["leaked slot"](monkeypatch)
+    report = next(report for report in map(simulate, range(SEEDS_MAX)) if not report.is_clean)
+
+    again = simulate(report.seed)
+
+    assert (again.digest, again.findings, again.lines) == (report.digest, report.findings, report.lines)
+    described = report.describe(lines=20)
+    assert str(report.findings[0]) in described
+    assert "faults injected" in described
+    assert f"--replay {report.seed}" in described
+    assert set(report.lines[-20:]) <= set(described.splitlines())

@@ -51,7 +51,7 @@ class Caller:
 
 
 async def send(caller: Caller) -> None:
-    """An event, now and then of an id that was used before."""
+    """An event, often of an id that was used before."""
     event_id = f"event-{caller.chance.randrange(12)}"
     name = EVENTS[int(event_id[-1]) % 2]
     event = await caller.client.send_event(name, {"id": event_id}, id=event_id)
@@ -73,6 +73,8 @@ async def send_several(caller: Caller) -> None:
 
 
 async def invoke(caller: Caller) -> None:
+    if not caller.programs:
+        return
     program = caller.chance.choice(caller.programs)
     key = f"key-{program.job_id}-{caller.chance.randrange(3)}"
     run = await caller.client.invoke(program.job_id, None, key=key)

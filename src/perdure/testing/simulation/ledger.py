@@ -104,7 +104,7 @@ class Ledger:
 
     # --- how runs ended -------------------------------------------------------------------------------------------------
 
-    def check_end(self, run_id: str, *, fails: bool) -> None:
+    def check_end(self, run_id: str, *, fails: bool, may_time_out: bool) -> None:
         """Hold the end of a run to its program."""
         run = self._history.runs[run_id]
         expected = RunStatus.FAILED if fails else RunStatus.COMPLETED
@@ -115,6 +115,8 @@ class Ledger:
                 )
             return
         if run.status is RunStatus.CANCELLED and run_id in self.cancels:
+            return
+        if run.status is RunStatus.TIMED_OUT and may_time_out:
             return
         poisoned = run.error is not None and run.error.name == "Poisoned"
         lost = sum(status is RunStatus.EXECUTING for status in self._history.past[run_id])

@@ -32,8 +32,9 @@ class Node:
     Attributes:
         process: its number in the loop; each life has its own.
         gone: set when it has ended, in whatever way.
-        is_up: its engine runs.
+        is_up: its engine runs, and it hasn't been told to leave.
         up_since: when it came up, seconds of the loop.
+        programs: the jobs that it defines; all of them if it `is_whole`.
     """
 
     def __init__(
@@ -50,13 +51,16 @@ class Node:
         witness: Witness,
         programs: list[Program],
         slots: int,
+        is_whole: bool,
     ) -> None:
         self.process = process
         self.gone = asyncio.Event()
         self.is_up = False
         self.up_since = 0.0
         self.client = client = Client(id="simulated")
-        for program in programs:
+        # Now and then a release that lacks a job: its runs wait for one that has it.
+        self.programs = [program for program in programs if is_whole or chance.random() < 0.9]
+        for program in self.programs:
             define(client, program, ledger)
         self._loop = loop
         self._chance = chance
@@ -64,7 +68,6 @@ class Node:
         self._trace = trace
         self._findings = findings
         self._ledger = ledger
-        self._programs = programs
         self._leaving = asyncio.Event()
         self._store = FaultyStore(
             store,
@@ -82,6 +85,8 @@ class Node:
             random=random.Random(chance.getrandbits(64)),
             max_executions=slots,
             grace=chance.choice((0.0, 2.0)),
+            linger=chance.choice((1.0, 1.0, 0.05, 10.0)),
+            force_replay=chance.random() < 0.1,
             watch_loop=False,
         )
 
@@ -96,6 +101,7 @@ class Node:
 
     def leave(self) -> None:
         """Have it end in an orderly way."""
+        self.is_up = False
         self._leaving.set()
 
     def die(self, where: str) -> None:
@@ -128,7 +134,7 @@ class Node:
             self._findings.add("an engine starts on whatever a crash left", f"{error!r}")
             self.die("could not start")
             return
-        self.is_up = True
+        self.is_up = not self._leaving.is_set()
         self.up_since = self._loop.time()
         tasks = [asyncio.create_task(self._call(take_action)) for _ in range(callers)]
         await self._leaving.wait()
@@ -147,7 +153,7 @@ class Node:
     async def _call(self, take_action: Callable[[], bool]) -> None:
         caller = Caller(
             self.client,
-            self._programs,
+            self.programs,
             self._ledger,
             self._findings,
             self._trace,

@@ -17,13 +17,17 @@ EVENTS = ("go", "go again", "tell")
 
 @dataclass(frozen=True)
 class Program:
-    """A job. `retries`: executions its `retry` allows after an uncaught error, None without one."""
+    """A job. `retries`: executions its `retry` allows after an uncaught error, None without one.
+
+    `max_duration`: seconds that it may execute in all; whether that is enough depends on the weather.
+    """
 
     job_id: str
     event: str
     steps: tuple[Step, ...]
     priority: int = 0
     retries: int | None = None
+    max_duration: float | None = None
 
     @property
     def fails(self) -> bool:
@@ -51,6 +55,7 @@ def _program(chance: random.Random, job_id: str, event: str) -> Program:
         writer.steps(4),
         priority=chance.choice((0, 0, 1)),
         retries=chance.choice((None, None, 2)),
+        max_duration=chance.choice((None, None, None, None, None, None, 1.0, 10.0)),
     )
 
 
@@ -65,5 +70,6 @@ def define(client: Client, program: Program, ledger: Ledger) -> None:
         run=job,
         trigger=event_trigger(name=program.event),
         priority=program.priority,
+        max_duration=program.max_duration,
         retry=None if program.retries is None else Retry(attempts=program.retries, min_delay=3),
     )

@@ -167,6 +167,8 @@ class World:
             self._retirement.cancel()
         if node is None:
             node = self._start_node(callers=0)
+        elif len(node.programs) < len(self.programs):
+            node.leave()
         node = await self._until_all_ended(node)
         await self._check_idle(node)
         node.leave()
@@ -202,7 +204,11 @@ class World:
 
     async def _until_all_ended(self, node: Node) -> Node:
         until = self.loop.time() + SECOND_ACT_SECONDS
-        while not all(run.status.is_terminal for run in self.history.runs.values()) or not node.is_up:
+        while (
+            node.gone.is_set()
+            or not all(run.status.is_terminal for run in self.history.runs.values())
+            or not node.is_up
+        ):
             if node.gone.is_set():  # it was on its way out when the weather calmed down
                 node = self._start_node(callers=0)
             if self.loop.time() > until:
@@ -219,6 +225,9 @@ class World:
 
     async def _check_idle(self, node: Node) -> None:
         """The engine, too, knows that there is nothing left."""
+        await asyncio.sleep(
+            max(0.0, self.weather.healthy_since - self.loop.time())
+        )  # a slow call may be under way
         draining = self.loop.spawn(node.process, node.client.drain())
         await asyncio.wait({draining}, timeout=PATIENCE_SECONDS)
         if not draining.done():
@@ -226,9 +235,10 @@ class World:
 
     async def _check_books(self) -> None:
         await self.history.end()
-        fails = {program.job_id: program.fails for program in self.programs}
+        programs = {program.job_id: program for program in self.programs}
         for run_id, run in self.history.runs.items():
-            self.ledger.check_end(run_id, fails=fails[run.job_id])
+            program = programs[run.job_id]
+            self.ledger.check_end(run_id, fails=program.fails, may_time_out=program.max_duration is not None)
         for event_id, run_ids in self.ledger.sent.items():
             if await self._store.get_event(event_id) is None:
                 self.findings.add("nothing acknowledged is lost", f"event {event_id} is gone")
@@ -239,6 +249,7 @@ class World:
     # --- parts ----------------------------------------------------------------------------------------------------------
 
     def _start_node(self, *, callers: int) -> Node:
+        """A process with so many callers; one without any, which has only to finish what is there, defines every job."""
         self._processes += 1
         node = Node(
             self._processes,
@@ -252,6 +263,7 @@ class World:
             witness=self.history,
             programs=self.programs,
             slots=self.slots,
+            is_whole=not callers,
         )
         node.start(callers, self._take_action)
         return node
@@ -281,7 +293,7 @@ class World:
                 self.findings.add(
                     "no run waits for a resolved reason", f"{run.id} was to wake at {run.wake_at}"
                 )
-            elif run.status is RunStatus.PENDING and since <= late:
+            elif run.status is RunStatus.PENDING and since <= late and run.job_id in node.client.jobs:
                 self.findings.add("no run waits for a resolved reason", f"{run.id} is pending: {run.reason}")
 
     def _complain(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
