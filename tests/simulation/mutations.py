@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from perdure.engine.loops.runner import LoopRunner
+from perdure.engine.journal import EngineSource
 from perdure.engine.store import Applied, MoveRun, RecordTasks
 from perdure.schema.runs import RunStatus
 from perdure.sdk.runner import Runner
@@ -30,14 +30,14 @@ def fence_dropped(patch: pytest.MonkeyPatch) -> None:
 
 
 def lost_wake_up(patch: pytest.MonkeyPatch) -> None:
-    """A loop that is told of an earlier due time in the middle of its step forgets it."""
-    notify = LoopRunner.notify
+    """Runs that are announced while a claim is under way, which may not see them, are forgotten."""
+    queued = EngineSource.runs_queued
 
-    def forgetful(self: LoopRunner, at: int) -> None:
-        if self._sleeper is not None:
-            notify(self, at)
+    def forgetful(self: EngineSource) -> None:
+        if self._under_way is None:
+            queued(self)
 
-    patch.setattr(LoopRunner, "notify", forgetful)
+    patch.setattr(EngineSource, "runs_queued", forgetful)
 
 
 def double_claim(patch: pytest.MonkeyPatch) -> None:
@@ -69,7 +69,8 @@ def leaked_slot(patch: pytest.MonkeyPatch) -> None:
     def leaky(self: Runner, execution: Any) -> None:
         finished(self, execution)
         if execution.outcome == "cancelled":
-            self._executions[execution.claim.run_id, -1] = _Ghost()
+            ghost: Any = _Ghost()
+            self._executions[execution.claim.run_id, -1] = ghost
 
     patch.setattr(Runner, "_finished", leaky)
 

@@ -108,21 +108,16 @@ class Ledger:
         """Hold the end of a run to its program."""
         run = self._history.runs[run_id]
         expected = RunStatus.FAILED if fails else RunStatus.COMPLETED
-        if run.status is expected:
-            if run.error is not None and run.error.name not in ("SimulatedError", "ExceptionGroup"):
-                self._findings.add(
-                    "a run ends as its code does", f"{run_id}: {run.error.name}: {run.error.message}"
-                )
+        error = run.error.name if run.error is not None else None
+        lost = sum(status is RunStatus.EXECUTING for status in self._history.past[run_id])
+        if run.status is RunStatus.FAILED and error == "Poisoned" and lost >= CRASHES_TO_POISON:
             return
         if run.status is RunStatus.CANCELLED and run_id in self.cancels:
             return
         if run.status is RunStatus.TIMED_OUT and may_time_out:
             return
-        poisoned = run.error is not None and run.error.name == "Poisoned"
-        lost = sum(status is RunStatus.EXECUTING for status in self._history.past[run_id])
-        if run.status is RunStatus.FAILED and poisoned and lost >= CRASHES_TO_POISON:
-            return
-        self._findings.add(
-            "a run ends as its code does",
-            f"{run_id} of {run.job_id} is {run.status.name}, expected {expected.name}: {run.error} {run.reason}",
-        )
+        if run.status is not expected or error not in (None, "SimulatedError", "ExceptionGroup"):
+            self._findings.add(
+                "a run ends as its code does",
+                f"{run_id} of {run.job_id} is {run.status.name}, expected {expected.name}: {run.error} {run.reason}",
+            )

@@ -35,10 +35,10 @@ FIRST_ACT_SECONDS = 600.0
 SECOND_ACT_SECONDS = 4 * 3600.0
 """Far more than all waits and back-offs of a program together."""
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 8.0
 """How long a run may be late for no reason while nothing is wrong: pauses after failures are at most five seconds."""
 
-LOOK_SECONDS = 5.0
+LOOK_SECONDS = 2.0
 
 
 @dataclass
