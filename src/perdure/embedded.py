@@ -13,7 +13,7 @@ from typing import Any, Self, TypedDict
 
 from perdure.clock import Clock, Random, SystemClock, system_random
 from perdure.durations import to_ms
-from perdure.engine.core.runs import JobSpec
+from perdure.engine.core.jobs import JobSpec
 from perdure.engine.engine import Engine
 from perdure.engine.journal import EngineSource
 from perdure.engine.store import RunFilter, RunRow, Store
@@ -253,14 +253,14 @@ class EmbeddedPlatform:
         return to_run(ingested.runs[0], decode=view, event=ingested.event)
 
     async def get_event(self, id: str) -> Event | None:
-        event = await self._engine.get_event(id)
+        event = await self._engine.store.get_event(id)
         if event is None:
             return None
-        runs = await self._engine.list_runs(RunFilter(event_id=id, limit=1_000))
+        runs = await self._engine.store.list_runs(RunFilter(event_id=id, limit=1_000))
         return to_event(event, runs=runs, decode=view)
 
     async def get_run(self, id: str) -> Run | None:
-        row = await self._engine.get_run(id)
+        row = await self._engine.store.get_run(id)
         return None if row is None else await self._whole(row)
 
     async def get_runs(
@@ -273,29 +273,29 @@ class EmbeddedPlatform:
         limit: int,
     ) -> list[Run]:
         wanted = RunFilter(job_id=job_id, event_id=event_id, statuses=statuses, before=before, limit=limit)
-        return [to_run(row, decode=view) for row in await self._engine.list_runs(wanted)]
+        return [to_run(row, decode=view) for row in await self._engine.store.list_runs(wanted)]
 
     async def wait_for_run(self, id: str) -> Run:
         return await self._whole(await self._engine.wait_settled(id))
 
     async def cancel_run(self, id: str) -> Run:
-        return await self._whole(await self._engine.cancel_run(id))
+        return await self._whole(await self._engine.commands.cancel(id))
 
     async def rerun(self, id: str) -> Run:
-        ingested = await self._engine.rerun(id)
+        ingested = await self._engine.commands.rerun(id)
         return to_run(ingested.runs[0], decode=view, event=ingested.event)
 
     async def continue_run(self, id: str) -> Run:
-        return await self._whole(await self._engine.continue_run(id))
+        return await self._whole(await self._engine.commands.continue_(id))
 
     async def drain(self) -> None:
         await self._engine.wait_idle()
 
     async def _whole(self, row: RunRow) -> Run:
         engine = self._engine
-        event = await engine.get_event(row.event_id)
-        tasks = await engine.get_tasks(row.id)
-        return to_run(row, decode=view, event=event, tasks=tasks, logs=await engine.get_logs(row.id))
+        event = await engine.store.get_event(row.event_id)
+        tasks = await engine.store.get_tasks(row.id)
+        return to_run(row, decode=view, event=event, tasks=tasks, logs=await engine.store.get_logs(row.id))
 
 
 def job_spec(job: Any) -> JobSpec:

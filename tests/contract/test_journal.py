@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from perdure.clock import SystemClock, system_random
-from perdure.engine.core.runs import JobSpec, rescue
+from perdure.engine.core.jobs import JobSpec
+from perdure.engine.core.runs import rescue
 from perdure.engine.engine import Engine
 from perdure.engine.journal import EngineSource
 from perdure.engine.store import Store
@@ -36,18 +37,18 @@ class EngineCarrier:
         return ingested.runs[0].id
 
     async def status(self, run_id: str) -> RunStatus:
-        run = await self.engine.get_run(run_id)
+        run = await self.engine.store.get_run(run_id)
         assert run is not None
         return run.status
 
     async def tasks(self, run_id: str) -> list[TaskRecord]:
-        return await self.engine.get_tasks(run_id)
+        return await self.engine.store.get_tasks(run_id)
 
     async def logs(self, run_id: str) -> list[LogRecord]:
-        return await self.engine.get_logs(run_id)
+        return await self.engine.store.get_logs(run_id)
 
     async def cancel(self, run_id: str) -> None:
-        await self.engine.cancel_run(run_id)
+        await self.engine.commands.cancel(run_id)
 
     async def lose(self, run_id: str) -> None:
         [lease] = [

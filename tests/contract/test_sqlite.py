@@ -1,4 +1,4 @@
-"""What is SQLite's own: threads, files, faults, plans, migrations. See test_sqlite_processes.py for other processes."""
+"""What is SQLite's own: threads, files, faults, migrations. See test_sqlite_*.py for plans, copies and other processes."""
 
 import asyncio
 import os
@@ -22,11 +22,8 @@ from perdure.errors import (
 from perdure.schema.runs import RunStatus
 from perdure.store.migrate import load_migrations
 from perdure.store.sqlite import SqliteStore, connection, watch
-from perdure.store.sqlite.store import queries
 from perdure.testing.store_contract.factories import (
     apply,
-    claim,
-    claimed,
     completed_task,
     executing_run,
     ingest,
@@ -470,150 +467,3 @@ async def test_failed_migration_leaves_the_old_schema(path, monkeypatch):
 
     assert "half" not in await store._database.read(dump)
     await store.close()
-
-
-# --- plans ---------------------------------------------------------------------------------------------------------------
-
-JSON = {"renewals": "{}"}
-
-
-def parameters(sql: str) -> dict[str, str | int]:
-    return {name: JSON.get(name, "[]") for name in re.findall(r":(\w+)", sql)} | {"limit": 1}
-
-
-@pytest.mark.parametrize("name", sorted(queries()))
-async def test_no_query_scans_a_table(store, name):
-    """Every table is found by its key or an index, whose first column is the environment."""
-    sql = queries()[name]
-
-    plan = await store._database.read(
-        lambda connection: [
-            row[3] for row in connection.execute(f"explain query plan {sql}", parameters(sql))
-        ]
-    )
-
-    tables = "events|runs|ready|leases|timers|tasks|logs"
-    assert [step for step in plan if re.match(rf"SCAN ({tables})\b", step)] == []
-    assert all("(env=?" in step for step in plan if re.match(rf"SEARCH ({tables})\b", step))
-
-
-@pytest.mark.parametrize(
-    "name, step",
-    [
-        ("pick_runs", "SEARCH ready USING PRIMARY KEY (env=?)"),
-        ("leave_ready", "SEARCH ready USING PRIMARY KEY (env=? AND priority=? AND ready_at=? AND run_id=?)"),
-        ("leave_timers", "SEARCH timers USING PRIMARY KEY (env=? AND due_at=? AND run_id=?)"),
-        ("leave_leases", "SEARCH leases USING PRIMARY KEY (env=? AND run_id=?)"),
-        ("due_runs", "SEARCH timers USING PRIMARY KEY (env=? AND due_at<?)"),
-        ("move_runs", "SEARCH runs USING PRIMARY KEY (env=? AND id=?)"),
-        ("claim_runs", "SEARCH runs USING PRIMARY KEY (env=? AND id=?)"),
-        ("runs_by_event", "SEARCH runs USING COVERING INDEX runs_event_idx (env=? AND event_id=?)"),
-        ("count_by_status", "SEARCH runs USING COVERING INDEX runs_status_idx (env=?)"),
-        ("tasks_by_run", "SEARCH tasks USING PRIMARY KEY (env=? AND run_id=?)"),
-    ],
-)
-async def test_hot_queries_keep_their_index(store, name, step):
-    sql = queries()[name]
-
-    plan = await store._database.read(
-        lambda connection: [
-            row[3] for row in connection.execute(f"explain query plan {sql}", parameters(sql))
-        ]
-    )
-
-    assert step in plan
-    assert name != "pick_runs" or not any("TEMP B-TREE" in each for each in plan)
-
-
-@pytest.mark.parametrize(
-    "filter",
-    [
-        RunFilter(job_id="a"),
-        RunFilter(event_id="a"),
-        RunFilter(statuses=(RunStatus.FAILED,)),
-        RunFilter(statuses=(RunStatus.FAILED,), before="a"),
-        RunFilter(statuses=(RunStatus.FAILED,), job_id="a"),
-        RunFilter(statuses=(RunStatus.FAILED, RunStatus.TIMED_OUT), job_id="a", before="a"),
-    ],
-)
-async def test_lists_do_not_walk_all_runs(store, filter):
-    plans: list[str] = []
-
-    def explain(connection: sqlite3.Connection) -> None:
-        connection.set_trace_callback(seen.append)
-
-    seen: list[str] = []
-    await store._database.read(explain)
-    await store.list_runs(filter)
-    await store._database.read(lambda connection: connection.set_trace_callback(None))
-    (sql,) = [each for each in seen if "-- Newest first" in each]
-    await store._database.read(
-        lambda connection: plans.extend(row[3] for row in connection.execute(f"explain query plan {sql}"))
-    )
-
-    assert "SEARCH runs USING PRIMARY KEY (env=?)" not in plans
-    assert any("SEARCH runs" in step for step in plans)
-
-
-async def test_claim_costs_the_same_beside_many_finished_runs(store):
-    """Counted in steps of SQLite's virtual machine, so the machine's load doesn't matter."""
-
-    async def cost() -> int:
-        await apply(store, *(ingest(f"run_z{n}{len(steps)}") for n in range(10)))
-        counted = 0
-
-        def count() -> None:
-            nonlocal counted
-            counted += 1
-
-        writer = store._database._writer
-        assert writer
-        writer.set_progress_handler(count, 10)
-        assert len(await claimed(store, 10)) == 10
-        writer.set_progress_handler(None, 0)
-        steps.append(counted)
-        return counted
-
-    steps: list[int] = []
-    few = await cost()
-    count = 3_000
-    await apply(store, *(ingest(f"run_{n:05}", priority=1) for n in range(count)))
-    found = await claimed(store, count)
-    await apply(store, *(move(RunStatus.COMPLETED, one.run_id) for one in found))
-
-    many = await cost()
-
-    assert many <= few * 1.5
-
-
-async def test_a_batch_takes_few_statements_whatever_its_size(store):
-    async def statements(changes) -> int:
-        seen: list[str] = []
-        writer = store._database._writer
-        writer.set_trace_callback(seen.append)
-        await store.apply(changes)
-        writer.set_trace_callback(None)
-        return len(seen)
-
-    ids = [f"run_{n:03}" for n in range(200)]
-
-    assert await statements([ingest(each) for each in ids]) <= 7
-    assert await statements([claim(200)]) <= 7
-    assert await statements([record(make_task(), run_id=each) for each in ids]) <= 4
-    assert await statements([move(RunStatus.COMPLETED, each, tasks=[make_task()]) for each in ids]) <= 7
-
-
-async def test_claims_carry_at_most_what_one_answer_can_hold(store, monkeypatch):
-    from perdure.store.sqlite import batch
-
-    monkeypatch.setattr(batch, "CLAIM_TOTAL_BYTES_MAX", 250)
-    ids = ["run_1", "run_2", "run_3"]
-    await apply(store, *map(ingest, ids), claim())
-    output = '"' + "x" * 98 + '"'
-    await apply(store, *(record(completed_task("t", 1, output=output), run_id=each) for each in ids))
-    await apply(store, *(move(RunStatus.QUEUED, each) for each in ids))
-
-    found = await claimed(store)
-
-    assert [one.tasks[0].omitted for one in found] == [False, False, True]
-    assert [task.output for task in await store.get_tasks("run_3")] == [output]

@@ -45,3 +45,10 @@ class TestSqliteInline(StoreContract):
         open_store, close = open_on(":memory:", inline=True)
         yield open_store
         await close()
+
+
+def test_no_part_of_the_contract_hides_another():
+    parts = [part for part in StoreContract.__mro__ if part is not object]
+    names = [name for part in parts for name in vars(part) if name.startswith("test_")]
+
+    assert len(names) == len(set(names))

@@ -11,7 +11,8 @@ from random import Random
 
 import pytest
 
-from perdure.engine.core.runs import JobSpec, rescue, rescue_delay_ms
+from perdure.engine.core.jobs import JobSpec
+from perdure.engine.core.runs import rescue, rescue_delay_ms
 from perdure.engine.engine import Engine
 from perdure.engine.journal import EngineSource
 from perdure.engine.store import Change, ClaimRuns, Result, RunRow, Store
@@ -73,7 +74,7 @@ class Node:
         return claimed
 
     async def run(self, run_id: str) -> RunRow:
-        run = await self.engine.get_run(run_id)
+        run = await self.engine.store.get_run(run_id)
         assert run is not None
         return run
 
@@ -160,7 +161,7 @@ async def test_event_nobody_waits_for_is_stored() -> None:
         results = await node.engine.ingest([event, event])
 
         assert [ingested.runs for ingested in results] == [[], []]
-        assert await node.engine.get_event("evt_1") == event
+        assert await node.engine.store.get_event("evt_1") == event
 
 
 @virtual
@@ -201,18 +202,18 @@ async def test_ingest_run_starts_one_job_once_per_key() -> None:
 async def test_cancel_in_every_unended_status() -> None:
     async with running() as node:
         queued = await node.send("evt_1")
-        assert (await node.engine.cancel_run(queued)).status is RunStatus.CANCELLED
+        assert (await node.engine.commands.cancel(queued)).status is RunStatus.CANCELLED
 
         executing = await node.send("evt_2")
         await node.claim()
         await node.clock.advance(2)
-        cancelled = await node.engine.cancel_run(executing)
+        cancelled = await node.engine.commands.cancel(executing)
         assert (cancelled.status, cancelled.spent_ms) == (RunStatus.CANCELLED, 2_000)
 
         waiting = await node.send("evt_3")
         _, journal = await node.claim()
         await journal.close(Suspended(node.clock.now() + 60_000), [], [])
-        assert (await node.engine.cancel_run(waiting)).status is RunStatus.CANCELLED
+        assert (await node.engine.commands.cancel(waiting)).status is RunStatus.CANCELLED
         assert await node.store.next_due() is None
 
 
@@ -220,18 +221,18 @@ async def test_cancel_in_every_unended_status() -> None:
 async def test_cancel_twice_is_one_cancellation_and_of_an_ended_run_a_conflict() -> None:
     async with running() as node:
         run_id = await node.send()
-        first = await node.engine.cancel_run(run_id)
+        first = await node.engine.commands.cancel(run_id)
         await node.clock.advance(1)
 
-        assert (await node.engine.cancel_run(run_id)).completed_at == first.completed_at
+        assert (await node.engine.commands.cancel(run_id)).completed_at == first.completed_at
 
         run_id = await node.send("evt_2")
         _, journal = await node.claim()
         await journal.close(Completed("1"), [], [])
         with pytest.raises(ConflictError, match="Completed"):
-            await node.engine.cancel_run(run_id)
+            await node.engine.commands.cancel(run_id)
         with pytest.raises(NotFoundError):
-            await node.engine.cancel_run("run_x")
+            await node.engine.commands.cancel("run_x")
 
 
 @virtual
@@ -242,7 +243,7 @@ async def test_cancel_and_finish_race_for_the_run_and_the_loser_learns() -> None
 
         # Both in one transaction: whichever is first in it wins.
         closing = journal.close(Completed("1"), [], [])
-        cancelling = asyncio.create_task(node.engine.cancel_run(run_id))
+        cancelling = asyncio.create_task(node.engine.commands.cancel(run_id))
         closed, cancelled = await asyncio.gather(closing, cancelling, return_exceptions=True)
 
         status = await node.status(run_id)
@@ -281,16 +282,16 @@ async def test_continue_goes_on_with_completed_tasks_kept() -> None:
         await journal.close(Failed(ERROR, ["t2"]), [kept, failed], [])
         assert (await node.run(run_id)).error == ERROR
 
-        continued = await node.engine.continue_run(run_id)
+        continued = await node.engine.commands.continue_(run_id)
 
         assert (continued.status, continued.error, continued.completed_at) == (RunStatus.QUEUED, None, None)
         again, journal = await node.claim()
         assert [task.id for task in again.tasks] == ["t1"]
         with pytest.raises(ConflictError, match="hasn't ended"):
-            await node.engine.continue_run(run_id)
+            await node.engine.commands.continue_(run_id)
         await journal.close(Completed("1"), [], [])
         with pytest.raises(ConflictError, match="rerun"):
-            await node.engine.continue_run(run_id)
+            await node.engine.commands.continue_(run_id)
 
 
 @virtual
@@ -298,17 +299,19 @@ async def test_rerun_makes_another_run_each_time() -> None:
     async with running() as node:
         run_id = await node.send()
         with pytest.raises(ConflictError):
-            await node.engine.rerun(run_id)
+            await node.engine.commands.rerun(run_id)
         _, journal = await node.claim()
         await journal.close(Completed("1"), [], [])
 
-        first, second = await asyncio.gather(node.engine.rerun(run_id), node.engine.rerun(run_id))
+        first, second = await asyncio.gather(
+            node.engine.commands.rerun(run_id), node.engine.commands.rerun(run_id)
+        )
 
         assert first.event.id == f"evt_1:retry:{node.clock.now()}"
         assert first.event.payload == '{"a":1}'
         assert len({run_id, first.runs[0].id, second.runs[0].id}) == 3
         with pytest.raises(NotFoundError):
-            await node.engine.rerun("run_x")
+            await node.engine.commands.rerun("run_x")
 
 
 # --- jobs that are missing ----------------------------------------------------------------------------------------------
@@ -493,7 +496,7 @@ async def test_run_that_kills_its_process_fails_at_the_fifth_time_and_names_the_
         assert (run.status, run.execution) == (RunStatus.FAILED, 5)
         assert run.error is not None
         assert "'native code'" in run.error.message
-        assert (await node.engine.continue_run(run_id)).crashes == 0
+        assert (await node.engine.commands.continue_(run_id)).crashes == 0
     await store.close()
 
 
@@ -553,7 +556,7 @@ async def test_wait_settled_sees_every_way_to_end() -> None:
         assert not any(waiter.done() for waiter in waiters)
         waiters[1].cancel()
 
-        await node.engine.cancel_run(run_id)
+        await node.engine.commands.cancel(run_id)
 
         assert (await waiters[0]).status is RunStatus.CANCELLED
         assert (await node.engine.wait_settled(run_id)).status is RunStatus.CANCELLED
@@ -625,7 +628,7 @@ async def test_full_disk_pauses_claiming_and_loses_nothing() -> None:
         with pytest.raises(UnavailableError, match="the disk is full"):
             await node.send("evt_3")
         with pytest.raises(UnavailableError, match="the disk is full"):
-            await node.engine.cancel_run(second)
+            await node.engine.commands.cancel(second)
         before = store.claims
         claiming = asyncio.create_task(node.claim())
         await node.clock.advance(60)

@@ -45,7 +45,9 @@ class ModelRun:
         waits: the step is done, and an io.wait comes next. `due`: when it ends, once it has begun.
         fails: when it is executed it fails at once, by itself.
         wake: when a back-off after a crash ends.
-        ready: when it was put into the queue.
+        queued: when it was put into the queue.
+        ready: its place there: when it was continued; else when it was made, however often it comes there.
+        made: when that was.
         progressed: something has been recorded since it was claimed.
     """
 
@@ -55,7 +57,9 @@ class ModelRun:
     due: float | None = None
     fails: bool = False
     wake: float | None = None
+    queued: float = 0
     ready: float = 0
+    made: float = 0
     crashes: int = 0
     progressed: bool = False
     output: int | None = None
@@ -72,7 +76,7 @@ class Model:
         return sorted(run_id for run_id, run in self.runs.items() if run.status in statuses)
 
     def enqueue(self, run: ModelRun, now: float) -> None:
-        run.status, run.ready, run.wake = RunStatus.QUEUED, now, None
+        run.status, run.queued, run.ready, run.wake = RunStatus.QUEUED, now, run.made, None
 
     def end(self, run: ModelRun, status: RunStatus) -> None:
         run.status, run.crashes, run.wake = status, 0, None
@@ -125,13 +129,27 @@ class Model:
 
     def pass_time(self, since: float, now: float) -> None:
         """All that happens by itself from `since` (nothing before that is left to do) until `now`."""
-        for run in self.runs.values():
-            at = run.wake if run.wake is not None else run.due
-            if run.status is RunStatus.WAITING and at is not None and at <= now:
-                self.enqueue(run, at)
+        self.fill_slots(since)
+        while True:
+            waiting = [
+                (at, run)
+                for run in self.runs.values()
+                if run.status is RunStatus.WAITING
+                and (at := run.wake if run.wake is not None else run.due) is not None
+                and at <= now
+            ]
+            if not waiting:
+                return
+            at = min(at for at, _ in waiting)
+            for due, run in waiting:
+                if due == at:
+                    self.enqueue(run, at)
+            self.fill_slots(since)
+
+    def fill_slots(self, since: float) -> None:
         while (queue := self.having(RunStatus.QUEUED)) and len(self.having(RunStatus.EXECUTING)) < SLOTS:
             run = self.runs[min(queue, key=lambda run_id: (self.runs[run_id].ready, run_id))]
-            self.execute(run, max(run.ready, since))
+            self.execute(run, max(run.queued, since))
 
     def execute(self, run: ModelRun, now: float) -> None:
         run.progressed = False
@@ -241,7 +259,7 @@ class RunsMachine(RuleBasedStateMachine):
             assert run.status is self.model.runs[run.id].status
         else:
             assert run.id not in self.model.runs
-            self.model.runs[run.id] = ModelRun(ready=self.now)
+            self.model.runs[run.id] = ModelRun(made=self.now, ready=self.now, queued=self.now)
             if event_id is not None:
                 self.model.events[event_id] = run.id
         self.pass_time()
@@ -278,7 +296,7 @@ class RunsMachine(RuleBasedStateMachine):
         if self.model.runs[run_id].status in TERMINAL:
             again = self.run(self.client.rerun(run_id))
             assert again.id not in self.model.runs
-            self.model.runs[again.id] = ModelRun(ready=self.now)
+            self.model.runs[again.id] = ModelRun(made=self.now, ready=self.now, queued=self.now)
         else:
             with pytest.raises(ConflictError):
                 self.run(self.client.rerun(run_id))
@@ -292,6 +310,7 @@ class RunsMachine(RuleBasedStateMachine):
         if run.status in (RunStatus.FAILED, RunStatus.CANCELLED):
             self.run(self.client.continue_run(run_id))
             self.model.enqueue(run, self.now)
+            run.ready = self.now
         else:
             with pytest.raises(ConflictError):
                 self.run(self.client.continue_run(run_id))

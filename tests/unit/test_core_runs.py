@@ -6,16 +6,14 @@ from typing import Any
 
 import pytest
 
+from perdure.engine.core.jobs import JobSpec, dispatch, new_run
 from perdure.engine.core.runs import (
     CRASHES_MAX,
-    JobSpec,
     adopt,
     cancel,
     claim,
     close,
     continue_run,
-    dispatch,
-    new_run,
     put_back,
     rerun,
     rescue,
@@ -41,6 +39,7 @@ from perdure.schema.execution import (
 from perdure.schema.runs import ErrorInfo, RunStatus, TaskStatus
 
 NOW = 1_000_000
+MADE = NOW - 1_000
 EVENT = EventRecord(id="evt_1", name="user.created", payload='{"id":1}', timestamp=5, source="shop")
 ERROR = ErrorInfo(name="ValueError", message="no")
 UNENDED = (RunStatus.PENDING, RunStatus.QUEUED, RunStatus.EXECUTING, RunStatus.WAITING)
@@ -62,6 +61,7 @@ def make_claim(**facts: Any) -> Claim:
         event=EVENT,
         started_at=1,
         lease_expires_at=NOW,
+        created_at=MADE,
         **facts,
     )
 
@@ -101,8 +101,16 @@ def test_dispatch_makes_one_queued_run_per_job() -> None:
     runs = dispatch(EVENT, jobs, NOW, iter(["run_1", "run_2"]))
 
     assert runs == [
-        NewRun(id="run_1", job_id="a", job_version="1", status=RunStatus.QUEUED, created_at=NOW, priority=7),
-        NewRun(id="run_2", job_id="b", job_version="2", status=RunStatus.QUEUED, created_at=NOW),
+        NewRun(
+            id="run_1",
+            job_id="a",
+            job_version="1",
+            status=RunStatus.QUEUED,
+            created_at=NOW,
+            priority=7,
+            queue="a",
+        ),
+        NewRun(id="run_2", job_id="b", job_version="2", status=RunStatus.QUEUED, created_at=NOW, queue="b"),
     ]
 
 
@@ -167,9 +175,28 @@ def test_claim_moves_queued_runs_to_executing() -> None:
             {"output": "1", "types": '{"":"int"}'},
             id="completed",
         ),
-        pytest.param(Suspended(NOW + 1), RunStatus.WAITING, {"wake_at": NOW + 1}, id="suspended"),
-        pytest.param(Suspended(NOW), RunStatus.QUEUED, {}, id="suspended until now"),
-        pytest.param(Yielded("shutdown"), RunStatus.QUEUED, {"reason": "shutdown"}, id="yielded"),
+        pytest.param(
+            Suspended(NOW + 1, wakes=3),
+            RunStatus.WAITING,
+            {"wake_at": NOW + 1, "wakes_seen": 3, "otherwise": RunStatus.QUEUED, "ready_at": MADE},
+            id="suspended",
+        ),
+        pytest.param(
+            Suspended(None, wakes=3, open_waits=2, replay_ms=50),
+            RunStatus.WAITING,
+            {
+                "open_waits": 2,
+                "resume_at": NOW + 500,
+                "wakes_seen": 3,
+                "otherwise": RunStatus.QUEUED,
+                "ready_at": MADE,
+            },
+            id="suspended until others have acted",
+        ),
+        pytest.param(Suspended(NOW), RunStatus.QUEUED, {"ready_at": MADE}, id="suspended until now"),
+        pytest.param(
+            Yielded("shutdown"), RunStatus.QUEUED, {"reason": "shutdown", "ready_at": MADE}, id="yielded"
+        ),
         pytest.param(
             Failed(ERROR, ["t1"]), RunStatus.FAILED, {"error": ERROR, "failed_tasks": ["t1"]}, id="failed"
         ),
@@ -327,6 +354,7 @@ def test_cancel_ends_a_run_in_any_unended_status(status: RunStatus) -> None:
         at=NOW,
         completed_at=NOW,
         cancel_open=True,
+        revoke=status is RunStatus.EXECUTING,
     )
 
 

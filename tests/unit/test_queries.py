@@ -48,7 +48,11 @@ def test_every_query_is_scoped_by_environment(package):
 @pytest.mark.parametrize("package", ADAPTERS)
 def test_every_table_a_query_reads_is_scoped_by_environment(package):
     """Each `from` or `join` of one of our tables has its environment compared in the same select."""
-    tables = "events|runs|ready|leases|timers|tasks|logs|run_rows|event_rows"
+    tables = "|".join(
+        re.findall(
+            r"create (?:table|view) (\w+)", "".join(_code(each.sql) for each in load_migrations(package))
+        )
+    )
     for name, sql in load_queries(package).items():
         code = _code(sql)
         uses = len(re.findall(rf"\b(?:from|join|into|update) (?:{tables})\b", code))

@@ -8,47 +8,44 @@ decode payloads or outputs, and closes no store that it was given.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from perdure.clock import Clock, Random
 from perdure.errors import ConflictError, NotFoundError
 from perdure.ids import Ids
-from perdure.schema.execution import EventRecord, LogRecord, TaskRecord
+from perdure.schema.execution import EventRecord
 from perdure.schema.runs import RunStatus
 
-from .core import runs as core
-from .core.runs import JobSpec
-from .loops.adopter import Adopter
-from .loops.renewer import Renewer
-from .loops.rescuer import Rescuer
-from .loops.runner import RETRY_MS, LoopRunner, settled
-from .loops.waker import Waker
+from .commands import Commands
+from .commits import Commits
+from .core import jobs as core
+from .core.endings import Endings
+from .core.jobs import JobSpec, Registry, RunOptions
+from .core.runs import CLAIM_BYTES_MAX
+from .loops.all import Loops
+from .loops.runner import RETRY_MS, settled
+from .queues import Queues
 from .store import (
-    Applied,
+    CancelEvent,
     Change,
-    Claimed,
-    ClaimRuns,
+    DeliverEvent,
     Ingested,
     IngestEvent,
     LeaseRow,
     MoveRun,
-    RecordTasks,
-    Refused,
+    NewRun,
+    ResolveTask,
     Result,
-    RunFilter,
     RunRow,
     Store,
+    TickSchedule,
 )
 from .waits import Waits
 from .writer import Writer
 
-IDLE_SECONDS = 60.0
-"""How often loops look although nothing was announced. All changes of an owned store pass through its engine, so this is
-only a safety net."""
-
-_DECISIONS_MAX = 20
-"""How often a decision is taken anew because the run moved on between reading and writing."""
+EDIT_MARGIN_MS = 5_000
+"""How long before its delivery an event can still be edited (Protocol, events: dedupe)."""
 
 
 class Listener(Protocol):
@@ -62,6 +59,10 @@ class Listener(Protocol):
         """An execution of this engine lost its run."""
         ...
 
+    def task_resolved(self, run_id: str, execution: int, resolution: ResolveTask) -> None:
+        """Somebody else completed a task of a run that an execution of this engine has."""
+        ...
+
     def engine_stopped(self, reason: str) -> None:
         """Nothing can be claimed from now on."""
         ...
@@ -71,9 +72,14 @@ class Engine:
     """See the module. To be made inside the running loop that will use it.
 
     Attributes:
-        store, clock, ids, owner, writer: its parts; reads may go to the store directly.
+        store, clock, ids, owner, writer: its parts; reads go to the store directly.
         lease_ms: how long a lease lasts unless renewed.
-        jobs: what is known of the jobs, by id.
+        environment_limit: how many executions there may be in the environment; None for any number.
+        registry: what is known of the jobs.
+        endings: what there is to be done when their runs end.
+        commands: what can be done to runs.
+        loops: its maintenance; `waits`: who waits for the end of a run, or of all work.
+        queues: limits and pauses.
         executing: of runs that this engine handed to executors: (execution, claimed at).
         orphans: executions whose end couldn't be written, by run; the rescuer takes them.
         is_running: between `start` and `stop`.
@@ -90,7 +96,8 @@ class Engine:
         lease_seconds: float = 30.0,
         jobs: Iterable[JobSpec] = (),
         exclusive: bool = True,
-        claim_bytes_max: int = core.CLAIM_BYTES_MAX,
+        environment_limit: int | None = None,
+        claim_bytes_max: int = CLAIM_BYTES_MAX,
         on_broken: Callable[[BaseException], None] | None = None,
     ) -> None:
         """Make an engine; `start` begins its work.
@@ -105,6 +112,7 @@ class Engine:
             jobs: which events cause which runs; more by `register`.
             claim_bytes_max: outputs that come along with a run that is claimed; larger ones are fetched when asked for.
             exclusive: nobody else uses the store: `start` takes up at once what is leased.
+            environment_limit: how many executions there may be in the environment, on all nodes; None for any number.
             on_broken: called once if the store breaks; the engine has stopped then.
         """
         self.store = store
@@ -113,7 +121,10 @@ class Engine:
         self.owner = owner
         self.lease_ms = int(lease_seconds * 1000)
         self.claim_bytes_max = claim_bytes_max
-        self.jobs: dict[str, JobSpec] = {}
+        self.environment_limit = environment_limit
+        self.registry = Registry()
+        self.endings = Endings(self.registry.jobs, ids.run_id)
+        self.commands = Commands(self)
         self.executing: dict[str, tuple[int, int]] = {}
         self.orphans: dict[str, int] = {}
         self.is_running = False
@@ -121,30 +132,19 @@ class Engine:
             store,
             on_committed=self._committed,
             on_rejected=self._rejected,
-            on_available=self._announce_queued,
+            on_available=self.announce_queued,
             on_broken=self._broke,
         )
         self._exclusive = exclusive
         self._on_broken = on_broken
-        self._by_event: dict[str, list[JobSpec]] = {}
-        self._run_ids: Iterator[str] = iter(ids.run_id, "")
+        self.run_ids: Iterator[str] = iter(ids.run_id, "")
         self._listeners: list[Listener] = []
-        self._random = random
         self._closed: str | None = None
-        self._last_rerun = 0
-        self._index(jobs)
-        self._rescuer = Rescuer(
-            store, self.submit, is_alive=self._is_alive, orphans=self.orphans, lease_ms=self.lease_ms
-        )
-        self._adopter = Adopter(store, self.submit, jobs=self.jobs)
-        self._renewer = Renewer(
-            self.submit, owner=owner, lease_ms=self.lease_ms, is_needed=lambda: bool(self.executing)
-        )
-        self._waker_loop = self._loop_of("waker", Waker(store, self.submit).step)
-        self._rescuer_loop = self._loop_of("rescuer", self._rescuer.step)
-        self._renewer_loop = self._loop_of("renewer", self._renewer.step)
-        self._adopter_loop = self._loop_of("adopter", self._adopter.step)
-        self._waits = Waits(store, self.writer, clock, on_due=self._waker_loop.notify)
+        self.registry.add(jobs)
+        self.queues = Queues(self)
+        self.loops = Loops(self, random)
+        self.waits = Waits(store, self.writer, clock, on_due=self.loops.waker.notify)
+        self._commits = Commits(self)
 
     # --- life -----------------------------------------------------------------------------------------------------------
 
@@ -154,14 +154,14 @@ class Engine:
         Raises:
             UnavailableError, StoreBrokenError: as the store says; the engine isn't running.
         """
-        self._waits.active = sum((await self.store.count_by_status(active_only=True)).values())
+        self.waits.active = sum((await self.store.count_by_status(active_only=True)).values())
         if self._exclusive:
-            await self._rescuer.recover(self.clock.now())
-        await self._adopter.adopt(self.clock.now())
+            await self.loops.rescue_all(self.clock.now())
+        self._commits.awaited_names.update(await self.store.waiter_names())
+        await self._set_up()
         self.is_running = True
-        for loop in self._loops():
-            loop.start()
-        self._announce_queued()
+        self.loops.start()
+        self.announce_queued()
 
     async def stop(self) -> None:
         """Let nothing be claimed any more, write what was submitted, stop the loops. May be repeated.
@@ -169,22 +169,25 @@ class Engine:
         Executions that are under way should be closed before: what they record afterwards fails.
         """
         self._end("the engine has been stopped")
-        for loop in self._loops():
-            await loop.stop()
+        await self.loops.stop()
         await self.writer.flush(patient=False)  # a claim under way comes back and is put back first
         await self.writer.close()
 
     def define(self, jobs: Iterable[JobSpec]) -> None:
         """Add jobs, or replace them by id; runs that waited for one of them are queued soon."""
-        self._index(jobs)
-        self._adopter.is_needed = True
-        self._adopter_loop.notify(self.clock.now())
+        self.registry.add(jobs)
+        self.loops.set_up_soon()
 
     async def register(self, jobs: Iterable[JobSpec]) -> None:
         """As `define`; returns when the runs are queued."""
-        self._index(jobs)
+        self.registry.add(jobs)
         if self.is_running:
-            await self._adopter.adopt(self.clock.now())
+            await self._set_up()
+
+    async def _set_up(self) -> None:
+        await self.queues.set_up()
+        await self.loops.schedules.set_up()
+        await self.loops.adopt(self.clock.now())
 
     def add_listener(self, listener: Listener) -> None:
         self._listeners.append(listener)
@@ -194,9 +197,11 @@ class Engine:
     async def ingest(self, events: Sequence[EventRecord]) -> list[Ingested]:
         """Store events with the runs they cause, each atomically by itself; durable when this returns.
 
-        An event whose id is known returns what it caused the first time. Waits while too many writes are unsettled.
+        An event whose id is known returns what it caused the first time; if it hasn't been delivered yet, and won't be in
+        the next seconds, it is changed instead. Waits while too many writes are unsettled.
 
         Raises:
+            UsageError: a job's concurrency key can't be worked out; of the events some may have been stored.
             UnavailableError: of the events some may have been stored; repeating with the same ids is safe.
         """
         submitted: list[asyncio.Future[Result]] = []
@@ -204,10 +209,36 @@ class Engine:
             if self.writer.is_full:
                 await self.writer.room()
             now = self.clock.now()
-            runs = core.dispatch(event, self._by_event.get(event.name, ()), now, self._run_ids)
-            submitted.append(self.submit(IngestEvent(event=event, runs=runs, created_at=now)))
+            is_delayed = event.deliver_at is not None and event.deliver_at > now
+            runs = [] if is_delayed else self.registry.runs_of(event, now, self.run_ids)
+            if runs:
+                event.delivered_at = now
+            submitted.append(
+                self.submit(
+                    IngestEvent(event=event, runs=runs, created_at=now, edit_before=now + EDIT_MARGIN_MS)
+                )
+            )
         results = [await submitted[0]] if len(submitted) == 1 else await settled(submitted)
         return [_ingested(result) for result in results]
+
+    async def cancel_event(self, event_id: str) -> EventRecord:
+        """Keep an event from being delivered; one that is cancelled already is left as it is.
+
+        Raises:
+            NotFoundError: no such event.
+            ConflictError: it has been delivered.
+            UnavailableError: nothing was written.
+        """
+        now = self.clock.now()
+        await self.submit(CancelEvent(event_id=event_id, at=now), patient=False)
+        event = await self.store.get_event(event_id)
+        if event is None:
+            raise NotFoundError(kind="event", id=event_id)
+        if event.cancelled_at is None:
+            raise ConflictError(
+                f"event {event_id!r} has been delivered already; its runs can be cancelled: client.cancel_runs_for_event"
+            )
+        return event
 
     async def ingest_run(
         self,
@@ -217,6 +248,8 @@ class Engine:
         key: str | None = None,
         context: str | None = None,
         is_test: bool = False,
+        account_id: str | None = None,
+        options: RunOptions | None = None,
     ) -> Ingested:
         """Start a run of one job, whatever triggers it: it is the only run of an event named "invoke".
 
@@ -226,89 +259,36 @@ class Engine:
             key: idempotency key, and id of the event: a known one returns the first run. None for a fresh one.
             context: JSON.
             is_test: marks event and run.
+            account_id: of the user it is for.
+            options: tags and so on.
 
         Raises:
             NotFoundError: no such job.
+            UsageError: the job's concurrency key can't be worked out.
             UnavailableError: not stored.
         """
-        job = self.jobs.get(job_id)
-        if job is None:
-            raise NotFoundError(kind="job", id=job_id)
         if self.writer.is_full:
             await self.writer.room()
         now = self.clock.now()
         event = EventRecord(
             id=key or self.ids.event_id(),
-            name="invoke",
+            name=core.INVOKE,
             payload=payload,
             timestamp=now,
             context=context,
             is_test=is_test,
+            account_id=account_id,
         )
-        run = core.new_run(job, now, self.ids.run_id())
+        run = self.new_run(job_id, event, options)
+        event.delivered_at = now
         return _ingested(await self.submit(IngestEvent(event=event, runs=[run], created_at=now)))
 
-    async def cancel_run(self, run_id: str) -> RunRow:
-        """End a run early; one that is cancelled already is left as it is. Returns it as it is then.
-
-        Its execution, if there is one, can record nothing from the commit on and is told right after it.
-
-        Raises:
-            NotFoundError: no such run.
-            ConflictError: it ended in another way.
-            UnavailableError: nothing was written.
-        """
-
-        def decide(run: RunRow) -> MoveRun | None:
-            execution, claimed_at = self.executing.get(run_id, (0, 0))
-            known = run.status is RunStatus.EXECUTING and execution == run.execution
-            return core.cancel(run, self.clock.now(), claimed_at=claimed_at if known else None)
-
-        move = await self._decide(run_id, decide)
-        if move is not None and move.expected is RunStatus.EXECUTING:
-            for listener in self._listeners:
-                listener.run_revoked(run_id, move.execution, "cancelled")
-        return await self._require_run(run_id)
-
-    async def continue_run(self, run_id: str) -> RunRow:
-        """Go on with a run that failed, was cancelled or timed out, from where it ended. Errors as `cancel_run`."""
-        await self._decide(run_id, lambda run: core.continue_run(run, self.clock.now()))
-        return await self._require_run(run_id)
-
-    async def rerun(self, run_id: str) -> Ingested:
-        """Start another run for the payload of one that has ended.
-
-        Raises:
-            NotFoundError: no such run.
-            ConflictError: it hasn't ended.
-            UnavailableError: nothing was written.
-        """
-        run = await self._require_run(run_id)
-        event = await self.store.get_event(run.event_id)
-        if event is None:
-            raise NotFoundError(kind="event", id=run.event_id)
-        # The instant is part of the new event's id: two reruns within one millisecond are two runs.
-        now = max(self.clock.now(), self._last_rerun + 1)
-        change = core.rerun(run, event, now, self.ids.run_id())
-        self._last_rerun = now
-        return _ingested(await self.submit(change))
-
-    # --- reads ----------------------------------------------------------------------------------------------------------
-
-    async def get_run(self, run_id: str) -> RunRow | None:
-        return await self.store.get_run(run_id)
-
-    async def list_runs(self, filter: RunFilter) -> list[RunRow]:
-        return await self.store.list_runs(filter)
-
-    async def get_event(self, event_id: str) -> EventRecord | None:
-        return await self.store.get_event(event_id)
-
-    async def get_tasks(self, run_id: str) -> list[TaskRecord]:
-        return await self.store.get_tasks(run_id)
-
-    async def get_logs(self, run_id: str) -> list[LogRecord]:
-        return await self.store.get_logs(run_id)
+    def new_run(self, job_id: str, event: EventRecord, options: RunOptions | None = None) -> NewRun:
+        """A run of a job for an event, whatever triggers it. Raises NotFoundError and UsageError, as `ingest_run`."""
+        job = self.registry.jobs.get(job_id)
+        if job is None:
+            raise NotFoundError(kind="job", id=job_id)
+        return core.new_run(job, event.timestamp, self.ids.run_id(), event, options)
 
     async def wait_settled(self, run_id: str) -> RunRow:
         """Wait until a run has ended; the run as it is then. Cancelling the wait doesn't touch the run.
@@ -317,7 +297,7 @@ class Engine:
             NotFoundError: no such run.
             UnavailableError: the engine stopped before the run ended.
         """
-        return await self._waits.settled(run_id)
+        return await self.waits.settled(run_id)
 
     async def wait_idle(self) -> None:
         """Wait until nothing is queued or executing and every write is settled.
@@ -327,137 +307,67 @@ class Engine:
         Raises:
             UnavailableError: the engine stopped before.
         """
-        await self._waits.idle()
+        await self.waits.idle()
 
     # --- for executors' carriers and loops ------------------------------------------------------------------------------
 
     def submit(self, change: Change, *, patient: bool = True) -> asyncio.Future[Result]:
         """`Writer.submit`, with claimers told at once: their claim is then part of the same transaction."""
         future = self.writer.submit(change, patient=patient)
-        if type(change) is IngestEvent:
+        if type(change) is IngestEvent or type(change) is DeliverEvent or type(change) is TickSchedule:
             if change.runs:
-                self._announce_queued()
-        elif type(change) is MoveRun and change.status is RunStatus.QUEUED:
-            self._announce_queued()
+                self.announce_queued()
+        elif type(change) is MoveRun and change.status is _QUEUED:
+            self.announce_queued()
         return future
 
     def submit_close(self, move: MoveRun) -> asyncio.Future[bool]:
         """Have the end of an execution written; True if it still held the run."""
         future = self.writer.submit_guarded(move)
-        if move.status is RunStatus.QUEUED:
-            self._announce_queued()
+        if move.status is _QUEUED or move.effects or move.resolve is not None:
+            self.announce_queued()
         return future
 
-    # --- after a commit -------------------------------------------------------------------------------------------------
+    # --- parts ----------------------------------------------------------------------------------------------------------
 
     def _committed(self, changes: list[Change], results: list[Result]) -> None:
-        """Keep count and tell who waits. Hot: once per transaction over all its changes.
-
-        They come in the order in which they were submitted, which isn't that in which they took effect (see the Store
-        port): what is kept of a run must not depend on it.
-        """
-        for change, result in zip(changes, results, strict=True):
-            if type(change) is RecordTasks:
-                if type(result) is Refused:
-                    self._forget(change)
-            elif type(change) is MoveRun:
-                if type(result) is Applied:
-                    self._moved(change)
-                elif change.expected is _EXECUTING:
-                    self._forget(change)
-            elif type(result) is Ingested:
-                if not result.duplicate:
-                    for run in result.runs:
-                        if run.status is _QUEUED:
-                            self._waits.active += 1
-            elif type(change) is ClaimRuns and type(result) is Claimed and result.claims:
-                for claim in result.claims:
-                    self.executing[claim.run_id] = (claim.execution, change.at)
-                self._renewer_loop.notify(self._renewer.due_after(change.at))
-        self._waits.committed()
-
-    def _moved(self, move: MoveRun) -> None:
-        if move.expected is _EXECUTING:
-            # The claim that followed in the same transaction may have been submitted, and come past here, before.
-            self._forget(move)
-            self._waits.active -= 1
-        elif move.expected is _QUEUED:
-            self._waits.active -= 1
-        if move.status is _QUEUED:
-            self._waits.active += 1
-        elif move.completed_at is not None:
-            self._waits.run_ended(move.run_id)
-        elif move.wake_at is not None:
-            self._waker_loop.notify(move.wake_at)
-
-    def _forget(self, change: RecordTasks | MoveRun) -> None:
-        """An execution of ours ended, or turned out to have lost its run."""
-        if self.executing.get(change.run_id, (0, 0))[0] == change.execution:
-            del self.executing[change.run_id]
-        if self.orphans and self.orphans.get(change.run_id) == change.execution:
-            del self.orphans[change.run_id]
+        self._commits.settle(changes, results)
 
     def _rejected(self, change: Change) -> None:
         """The end of an execution can't be written: its lease would be renewed for ever if it still counted as ours."""
         if type(change) is MoveRun and change.expected is _EXECUTING:
-            self._forget(change)
+            self.forget(change.run_id, change.execution)
             self.orphans[change.run_id] = change.execution
-            self._rescuer_loop.notify(
-                self.clock.now() + RETRY_MS
-            )  # until then it may be ended in another way
+            # Until then it may be ended in another way.
+            self.loops.rescuer.notify(self.clock.now() + RETRY_MS)
 
-    # --- parts ----------------------------------------------------------------------------------------------------------
+    @property
+    def listeners(self) -> Sequence[Listener]:
+        return self._listeners
 
-    def _index(self, jobs: Iterable[JobSpec]) -> None:
-        self.jobs.update((job.id, job) for job in jobs)
-        self._by_event = {}
-        for job in self.jobs.values():
-            for name in job.event_names:
-                self._by_event.setdefault(name, []).append(job)
+    def revoked(self, run_id: str, execution: int, reason: str) -> None:
+        """An execution has lost its run: tell who has it."""
+        for listener in self._listeners:
+            listener.run_revoked(run_id, execution, reason)
 
-    async def _decide(self, run_id: str, decide: Callable[[RunRow], MoveRun | None]) -> MoveRun | None:
-        """Have decided, and write it; again with the run as it is, if it moved on meanwhile."""
-        run = await self._require_run(run_id)
-        for _ in range(_DECISIONS_MAX):
-            move = decide(run)
-            if move is None:
-                return None
-            result = await self.submit(move, patient=False)
-            if not isinstance(result, Refused):
-                return move
-            if result.run is None:
-                raise NotFoundError(kind="run", id=run_id)
-            run = result.run
-        raise ConflictError(
-            f"run {run_id!r} moves on faster than it can be changed (now {run.status.label}); repeat"
-        )
+    def forget(self, run_id: str, execution: int) -> None:
+        """An execution of ours ended, or turned out to have lost its run."""
+        if self.executing.get(run_id, (0, 0))[0] == execution:
+            del self.executing[run_id]
+        if self.orphans and self.orphans.get(run_id) == execution:
+            del self.orphans[run_id]
 
-    async def _require_run(self, run_id: str) -> RunRow:
-        run = await self.store.get_run(run_id)
-        if run is None:
-            raise NotFoundError(kind="run", id=run_id)
-        return run
-
-    def _is_alive(self, lease: LeaseRow) -> bool:
+    def is_alive(self, lease: LeaseRow) -> bool:
         return lease.owner == self.owner and self.executing.get(lease.run_id, (0, 0))[0] == lease.execution
 
-    def _announce_queued(self) -> None:
+    def announce_queued(self) -> None:
         if self.is_running:
             for listener in self._listeners:
                 listener.runs_queued()
 
-    def _loop_of(self, name: str, step: Callable[[int], Awaitable[int | None]]) -> LoopRunner:
-        return LoopRunner(
-            name, step, self.clock, self._random, idle_seconds=IDLE_SECONDS, on_broken=self.writer.break_off
-        )
-
-    def _loops(self) -> tuple[LoopRunner, ...]:
-        return (self._waker_loop, self._rescuer_loop, self._renewer_loop, self._adopter_loop)
-
     def _broke(self, exc: BaseException) -> None:
         self._end(f"the engine has stopped because its store broke ({exc}); reopen it to recover")
-        for loop in self._loops():
-            loop.cancel()
+        self.loops.cancel()
         if self._on_broken is not None:
             self._on_broken(exc)
 
@@ -468,7 +378,7 @@ class Engine:
         self.is_running = False
         for listener in self._listeners:
             listener.engine_stopped(reason)
-        self._waits.close(reason)
+        self.waits.close(reason)
 
 
 _QUEUED = RunStatus.QUEUED

@@ -9,14 +9,15 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from perdure.errors import UnavailableError
-from perdure.schema.execution import Claim, LogRecord, Outcome, TaskRecord
+from perdure.errors import PerdureError, UnavailableError
+from perdure.schema.effects import CallJob, Resolution, RunEffect
+from perdure.schema.execution import Claim, EventRecord, LogRecord, Outcome, TaskRecord
 
-from .core import runs as core
+from .core import jobs, runs as core
 from .engine import Engine
-from .store import Claimed, RecordTasks, Result
+from .store import Claimed, Effect, IngestEvent, RecordTasks, ReleaseLease, ResolveTask, Result
 from .writer import Told
 
 if TYPE_CHECKING:
@@ -38,15 +39,50 @@ class EngineJournal:
         self._claim = claim
         self._claimed_at = claimed_at
 
-    def record(self, tasks: Sequence[TaskRecord], logs: Sequence[LogRecord], told: Told) -> None:
+    def record(
+        self,
+        tasks: Sequence[TaskRecord],
+        logs: Sequence[LogRecord],
+        told: Told,
+        effects: Sequence[RunEffect] = (),
+    ) -> None:
         """See the port. Tells an UnavailableError if the engine stops before the records are known to be durable."""
         claim = self._claim
         if self._is_lost():
             asyncio.get_running_loop().call_soon(told, False)
             return
-        self._engine.writer.write(
-            RecordTasks(run_id=claim.run_id, execution=claim.execution, tasks=tasks, logs=logs), told
+        change = RecordTasks(run_id=claim.run_id, execution=claim.execution, tasks=tasks, logs=logs)
+        if effects:
+            try:
+                change.effects = [self._effect(effect) for effect in effects]
+            except PerdureError as error:
+                asyncio.get_running_loop().call_soon(told, error)
+                return
+            self._engine.announce_queued()
+        self._engine.writer.write(change, told)
+
+    def _effect(self, effect: RunEffect) -> Effect:
+        if type(effect) is not CallJob:
+            return effect  # pyright: ignore[reportReturnType] (the other effects are the store's, too)
+        engine, claim = self._engine, self._claim
+        event = EventRecord(
+            id=effect.key,
+            name=jobs.INVOKE,
+            payload=effect.payload,
+            timestamp=engine.clock.now(),
+            context=effect.context,
+            is_test=claim.event.is_test,
+            account_id=effect.account_id,
         )
+        options = jobs.RunOptions(
+            tags=effect.tags,
+            metadata=effect.metadata,
+            priority=effect.priority,
+            concurrency_key=effect.concurrency_key,
+        )
+        run = engine.new_run(effect.job_id, event, options)
+        run.parent_run_id, run.parent_task_id = claim.run_id, effect.task_id
+        return IngestEvent(event=event, runs=[run], created_at=event.timestamp)
 
     def close(
         self, outcome: Outcome, tasks: Sequence[TaskRecord], logs: Sequence[LogRecord]
@@ -59,8 +95,15 @@ class EngineJournal:
         if self._is_lost() and engine.orphans.get(self._claim.run_id) != self._claim.execution:
             return _refused()
         return engine.submit_close(
-            core.close(self._claim, self._claimed_at, outcome, engine.clock.now(), tasks, logs)
+            core.close(
+                self._claim, self._claimed_at, outcome, engine.clock.now(), tasks, logs, engine.endings
+            )
         )
+
+    def release(self) -> None:
+        """See the port. If this can't be written the slot is free when the lease ends."""
+        change = ReleaseLease(run_id=self._claim.run_id, execution=self._claim.execution)
+        self._engine.submit(change, patient=False).add_done_callback(_ignore)
 
     async def fetch_output(self, task_id: str) -> tuple[str | None, str | None]:
         """See the port. Raises NotFoundError."""
@@ -83,6 +126,7 @@ class EngineSource:
         self._engine = engine
         self._waiters: deque[tuple[int, asyncio.Future[list[tuple[Claim, Journal]]]]] = deque()
         self._callbacks: list[Callable[[str, int, str], None]] = []
+        self._resolved_callbacks: list[Callable[[str, int, Resolution], None]] = []
         self._may_have_runs = True
         self._under_way: asyncio.Future[Result] | None = None
         self._poll_timer: asyncio.TimerHandle | None = None
@@ -115,6 +159,10 @@ class EngineSource:
         """See the port; called right after the commit that took the run away."""
         self._callbacks.append(callback)
 
+    def on_resolved(self, callback: Callable[[str, int, Resolution], None]) -> None:
+        """See the port; called right after the commit."""
+        self._resolved_callbacks.append(callback)
+
     # --- Listener of the engine -----------------------------------------------------------------------------------------
 
     def runs_queued(self) -> None:
@@ -125,6 +173,17 @@ class EngineSource:
     def run_revoked(self, run_id: str, execution: int, reason: str) -> None:
         for callback in self._callbacks:
             callback(run_id, execution, reason)
+
+    def task_resolved(self, run_id: str, execution: int, resolution: ResolveTask) -> None:
+        told = Resolution(
+            task_id=resolution.task_id,
+            status=resolution.status,
+            output=resolution.output,
+            types=resolution.types,
+            error=resolution.error,
+        )
+        for callback in self._resolved_callbacks:
+            callback(run_id, execution, told)
 
     def engine_stopped(self, reason: str) -> None:
         self._stopped = reason
@@ -150,7 +209,14 @@ class EngineSource:
         self._may_have_runs = False
         now = engine.clock.now()
         self._under_way = engine.submit(
-            core.claim(engine.owner, limit, now, engine.lease_ms, engine.claim_bytes_max)
+            core.claim(
+                engine.owner,
+                limit,
+                now,
+                engine.lease_ms,
+                engine.claim_bytes_max,
+                engine.environment_limit,
+            )
         )
         self._under_way.add_done_callback(lambda future: self._claimed(future, limit, now))
 
@@ -199,10 +265,10 @@ def _refused() -> asyncio.Future[bool]:
     return future
 
 
-def _ignore(future: asyncio.Future[bool]) -> None:
+def _ignore(future: asyncio.Future[Any]) -> None:
     """A claim that couldn't be put back stays leased to this process, and is rescued when the lease ends."""
     if not future.cancelled() and future.exception() is not None:
-        logger.warning("a claimed run could not be put back: %s", future.exception())
+        logger.warning("a claimed run could not be put back or let go: %s", future.exception())
 
 
 if TYPE_CHECKING:

@@ -1,236 +1,104 @@
 """The Store port: all that the engine knows of a database.
 
-Theory of operation. The engine decides (engine/core) and describes what it wants as *changes*; `apply` carries out a
-batch of them in one transaction and returns one result per change. Guards are data: a change whose guard doesn't hold
-does nothing and *returns* what is there instead, so that the engine can decide again; it never raises. A store compares
-and writes, it never works out a status.
+Theory of operation. The engine decides (engine/core) and describes what it wants as *changes* (changes.py); `apply`
+carries out a batch of them in one transaction and returns one result per change. Guards are data: a change whose guard
+doesn't hold does nothing and *returns* what is there instead, so that the engine can decide again; it never raises. A
+store compares and writes, it never works out a status: those it may enter come with the change.
 
 Every change can be repeated after an unknown outcome (a lost COMMIT): it then finds its own rows. IngestEvent returns
 them as a duplicate. RecordTasks and MoveRun return Applied while what they wrote is in place as they wrote it, the run
 not having moved on since (or only by moves of the same batch); else Refused with what is there. ClaimRuns claims other
-runs: those of the lost claim come back when their lease has run out.
+runs: those of the lost claim come back when their lease has run out. Others that are repeated may be Refused, which
+their callers take as done.
 
-Within a batch, changes take effect kind by kind in this order: IngestEvent, RecordTasks, MoveRun, RenewLeases,
-ClaimRuns; inside a kind in the order given (several MoveRun of one run: the second sees what the first did). Callers
-whose changes are in one batch were concurrent, so any order is a legal history; this one needs fewest statements.
+Within a batch, changes take effect kind by kind in this order: those of queues, schedules and accounts; IngestEvent,
+DeliverEvent, CancelEvent, TickSchedule; RecordTasks; ResolveTask; MoveRun; values, statuses and annotations;
+RepeatOperation, CheckWaiter, FinishMatch; deletions; RenewLeases, ReleaseLease, ClaimRuns; inside a kind in the order given (several MoveRun of one run: the
+second sees what the first did). Callers whose changes are in one batch were concurrent, so any order is a legal
+history; this one needs fewest statements.
 
-A run is in exactly one place, by its status: QUEUED ↔ a row of the ready queue, EXECUTING ↔ a lease, WAITING ↔ a timer;
-PENDING and terminal runs are in none. Time is always an argument. Every call is scoped by the environment the store
-was opened for.
-
-What exists once per run or task has `gc=False`: it can't be part of a cycle, and collections (a fifth of the time of
-short runs) needn't look at it.
+A run is in exactly one place, by its status: QUEUED ↔ a row of the ready queue, EXECUTING ↔ a lease, WAITING ↔ a timer
+or waits for others; PENDING and terminal runs are in none. Time is always an argument. Every call is scoped by the
+environment the store was opened for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 from msgspec import Struct
 
-from perdure.schema.execution import Claim, EventRecord, LogRecord, TaskRecord
-from perdure.schema.runs import ErrorInfo, RunStatus
+from perdure.schema.execution import EventRecord, LogRecord, TaskRecord
+from perdure.schema.runs import RunStatus
 
-
-class NewRun(Struct, kw_only=True, gc=False):
-    """A run to be created together with its event. `status` is PENDING or QUEUED (then it is put into the ready queue)."""
-
-    id: str
-    job_id: str
-    job_version: str
-    status: RunStatus
-    created_at: int
-    priority: int = 0
-    reason: str | None = None
-
-
-class RunRow(Struct, kw_only=True, gc=False):
-    """A run's record without its tasks. Instants in ms; `output` and `types` JSON text; see schema.runs.Run.
-
-    Attributes:
-        execution: number of the latest execution, 0 before the first.
-        crashes, failures: see Claim.
-        spent_ms: time executed so far, waits excluded.
-        failed_tasks: of a FAILED run, the tasks it failed on.
-    """
-
-    id: str
-    job_id: str
-    job_version: str
-    event_id: str
-    status: RunStatus
-    created_at: int
-    priority: int = 0
-    execution: int = 0
-    crashes: int = 0
-    failures: int = 0
-    spent_ms: int = 0
-    started_at: int | None = None
-    completed_at: int | None = None
-    wake_at: int | None = None
-    output: str | None = None
-    types: str | None = None
-    error: ErrorInfo | None = None
-    reason: str | None = None
-    failed_tasks: list[str] = []
-    is_test: bool = False
-
-
-class LeaseRow(Struct, kw_only=True):
-    """An execution under way. `progressed`: whether a task completion was recorded since it was claimed.
-
-    `running`: keys of tasks recorded as RUNNING, latest started first (whom to name when a run is poisonous).
-    """
-
-    run_id: str
-    execution: int
-    owner: str
-    expires_at: int
-    claimed_at: int
-    crashes: int
-    spent_ms: int
-    priority: int
-    progressed: bool
-    running: list[str] = []
-
-
-# --- changes and their results -----------------------------------------------------------------------------------------
-
-
-class IngestEvent(Struct, kw_only=True, gc=False):
-    """Store an event and the runs it causes, unless an event with its id exists. Result: Ingested."""
-
-    event: EventRecord
-    runs: list[NewRun]
-    created_at: int
-
-
-class Ingested(Struct, kw_only=True, gc=False):
-    """The event and its runs as stored: `duplicate` if they are those of an earlier event with this id."""
-
-    event: EventRecord
-    runs: list[RunRow]
-    duplicate: bool
-
-
-class RecordTasks(Struct, kw_only=True, gc=False):
-    """Write tasks and logs of an execution. Guard: the run is leased to this execution. Result: Applied or Refused.
-
-    A task row is replaced as a whole, except that an absent output keeps the stored one and its types; `omitted` is not
-    stored; a log id that is known is left alone. The same task twice in a batch: the last one counts.
-    """
-
-    run_id: str
-    execution: int
-    tasks: Sequence[TaskRecord] = ()
-    logs: Sequence[LogRecord] = ()
-
-
-class MoveRun(Struct, kw_only=True, gc=False):
-    """Take a run from one status to another, with all that belongs to the move. Result: Applied or Refused.
-
-    Guard: the run's status is `expected` and its latest execution is `execution`. Leaving a status removes the run from
-    where that status put it (ready queue, lease, timer); entering one puts it there: QUEUED with `priority` (kept if
-    None) at `at`, WAITING with a timer at `wake_at`. EXECUTING can't be entered: ClaimRuns does that.
-
-    Attributes:
-        at: now, for completed and queue order.
-        add_spent_ms: added to the time executed.
-        crashes: new value of the counter.
-        failures: likewise; None keeps it.
-        output, types, error, reason, failed_tasks: replace the stored ones (absent = cleared).
-        completed_at: set for terminal statuses, else None (so is `wake_at`, but for WAITING).
-        tasks, logs: as in RecordTasks, written in the same transaction.
-        cancel_open: tasks without completion or interruption become CANCELED, completed at `at`.
-        reset: ids of tasks whose rows are deleted, so that they start afresh; every interruption from the earliest of
-            their completions (its `seq`) on is undone too: CANCELED rows deleted, `interrupted` cleared on others.
-            With an empty list nothing is reset.
-        reset_open: also delete rows CANCELED without an interruption (those `cancel_open` made).
-
-    Tasks and logs are written first, then `cancel_open`, `reset`, `reset_open` look at the result.
-    """
-
-    run_id: str
-    expected: RunStatus
-    execution: int
-    status: RunStatus
-    at: int
-    wake_at: int | None = None
-    priority: int | None = None
-    add_spent_ms: int = 0
-    crashes: int = 0
-    failures: int | None = None
-    output: str | None = None
-    types: str | None = None
-    error: ErrorInfo | None = None
-    reason: str | None = None
-    failed_tasks: list[str] = []
-    completed_at: int | None = None
-    tasks: Sequence[TaskRecord] = ()
-    logs: Sequence[LogRecord] = ()
-    cancel_open: bool = False
-    reset: list[str] = []
-    reset_open: bool = False
-
-
-class RenewLeases(Struct, kw_only=True):
-    """Extend every lease that `owner` holds to `expires_at`. Result: Renewed."""
-
-    owner: str
-    expires_at: int
-
-
-class ClaimRuns(Struct, kw_only=True):
-    """Hand at most `limit` queued runs to `owner`: highest priority first, then the longest queued. Result: Claimed.
-
-    Each moves from `expected` to `status` (QUEUED, EXECUTING), its execution number is raised by one and it gets a
-    lease until `expires_at`; `started_at` is set the first time. Claims of concurrent callers are disjoint. Cost
-    doesn't depend on how many finished runs there are. Outputs come along up to `output_bytes_max` per claim (a run);
-    the rest is marked `omitted`.
-    """
-
-    owner: str
-    limit: int
-    at: int
-    expires_at: int
-    expected: RunStatus
-    status: RunStatus
-    output_bytes_max: int = 3_500_000
-
-
-class Applied(Struct, gc=False):
-    """The change took effect (or had already: a repeat)."""
-
-
-class Refused(Struct, kw_only=True):
-    """The guard did not hold; `run` is the run as it is now, None if there is none."""
-
-    run: RunRow | None
-
-
-class Renewed(Struct):
-    """How many leases were extended."""
-
-    count: int
-
-
-class Claimed(Struct, gc=False):
-    """The claims, in the order of the queue."""
-
-    claims: list[Claim]
-
-
-Change: TypeAlias = IngestEvent | RecordTasks | MoveRun | RenewLeases | ClaimRuns
-Result: TypeAlias = Ingested | Applied | Refused | Renewed | Claimed
+from .changes import (
+    Applied as Applied,
+    CancelEvent as CancelEvent,
+    Change as Change,
+    CheckWaiter as CheckWaiter,
+    Claimed as Claimed,
+    ClaimRuns as ClaimRuns,
+    DefineQueue as DefineQueue,
+    Deleted as Deleted,
+    DeleteEvents as DeleteEvents,
+    DeleteRuns as DeleteRuns,
+    DeliverEvent as DeliverEvent,
+    Effect as Effect,
+    FinishMatch as FinishMatch,
+    Ingested as Ingested,
+    IngestEvent as IngestEvent,
+    MoveRun as MoveRun,
+    NewRun as NewRun,
+    PauseQueue as PauseQueue,
+    PutAccount as PutAccount,
+    PutSchedule as PutSchedule,
+    RecordTasks as RecordTasks,
+    Refused as Refused,
+    ReleaseLease as ReleaseLease,
+    Renewed as Renewed,
+    RenewLeases as RenewLeases,
+    RepeatOperation as RepeatOperation,
+    ResolveTask as ResolveTask,
+    Result as Result,
+    TickSchedule as TickSchedule,
+)
+from .rows import (
+    AccountRow as AccountRow,
+    LeaseRow as LeaseRow,
+    Match as Match,
+    OperationRow as OperationRow,
+    QueuePlace as QueuePlace,
+    QueueRow as QueueRow,
+    RunRow as RunRow,
+    ScheduleRow as ScheduleRow,
+    StatusRow as StatusRow,
+    WaiterRow as WaiterRow,
+)
 
 
 class RunFilter(Struct, kw_only=True, frozen=True):
-    """Which runs a list shows: newest first, ids below `before` (keyset paging)."""
+    """Which runs a list shows: newest first, ids below `before` (keyset paging). What is None or empty doesn't matter.
+
+    Attributes:
+        tags: the run has all of them.
+        created_from, created_until: instants, the second one excluded.
+        parent_run_id: the run whose task waits, or waited, for it.
+        internal: whether runs that perdure made for itself are shown too.
+    """
 
     job_id: str | None = None
     event_id: str | None = None
     statuses: tuple[RunStatus, ...] = ()
+    job_version: str | None = None
+    tags: tuple[str, ...] = ()
+    account_id: str | None = None
+    parent_run_id: str | None = None
+    queue: str | None = None
+    is_test: bool | None = None
+    created_from: int | None = None
+    created_until: int | None = None
+    internal: bool = False
     before: str | None = None
     limit: int = 50
 
@@ -283,6 +151,99 @@ class Store(Protocol):
 
     async def count_by_status(self, *, active_only: bool = False) -> dict[RunStatus, int]:
         """How many runs are in each status, 0 included; `active_only`: just QUEUED and EXECUTING, from the small tables."""
+        ...
+
+    # --- events and schedules -------------------------------------------------------------------------------------------
+
+    async def due_events(self, now: int, limit: int) -> list[EventRecord]:
+        """Undelivered events that are due at `now`, earliest first."""
+        ...
+
+    async def next_event_due(self) -> int | None: ...
+
+    async def list_events(
+        self, *, name: str | None = None, before: str | None = None, limit: int = 50
+    ) -> list[EventRecord]:
+        """Newest first (by arrival), those after the event `before` in that order."""
+        ...
+
+    async def due_schedules(self, now: int, limit: int) -> list[ScheduleRow]:
+        """Active schedules whose next tick is due at `now`, earliest first."""
+        ...
+
+    async def next_tick(self) -> int | None: ...
+
+    async def get_schedule(self, id: str) -> ScheduleRow | None: ...
+
+    async def list_schedules(self, *, dispatcher: str | None = None) -> list[ScheduleRow]:
+        """By dispatcher and key, inactive ones included."""
+        ...
+
+    async def get_account(self, id: str) -> AccountRow | None: ...
+
+    # --- waits for others -----------------------------------------------------------------------------------------------
+
+    async def waiter_names(self) -> list[str]:
+        """Names of events that some task waits for."""
+        ...
+
+    async def unchecked_waiters(self, limit: int) -> list[WaiterRow]:
+        """Waiters that weren't compared yet with what arrived before they were written, one row per name."""
+        ...
+
+    async def events_since(
+        self, name: str, since: int, *, after: str | None, limit: int
+    ) -> list[EventRecord]:
+        """Delivered events of this name that arrived at or after `since`, earliest first, after the event `after`."""
+        ...
+
+    async def matches(self, limit: int) -> list[Match]:
+        """Events to be compared with the waiters of their names, with these."""
+        ...
+
+    async def due_operations(self, now: int, limit: int) -> list[OperationRow]: ...
+
+    async def next_operation_due(self) -> int | None: ...
+
+    # --- state ----------------------------------------------------------------------------------------------------------
+
+    async def get_statuses(self, run_id: str) -> list[StatusRow]:
+        """By creation."""
+        ...
+
+    async def get_value(self, scope: str, key: str) -> tuple[str, str | None] | None:
+        """(value, types), None if there is none."""
+        ...
+
+    async def list_queues(self) -> list[QueueRow]:
+        """By id."""
+        ...
+
+    async def place_in_queue(self, run_id: str) -> QueuePlace | None:
+        """Where a QUEUED run stands; None if it isn't queued."""
+        ...
+
+    async def ended_runs(self, *, before: int, statuses: Sequence[RunStatus], limit: int) -> list[str]:
+        """Ids of runs in one of `statuses` (all terminal ones, if none) that ended before an instant, and that no live run
+        refers to: its parent, if it has one, has ended. Earliest first."""
+        ...
+
+    async def childless_events(self, *, before: int, limit: int) -> list[str]:
+        """Ids of events without runs that arrived before an instant and aren't to be delivered any more."""
+        ...
+
+    # --- the database itself --------------------------------------------------------------------------------------------
+
+    async def backup(self, path: str) -> None:
+        """Write a copy of the database, as of one moment, to a new file; work goes on meanwhile.
+
+        Raises:
+            ConfigurationError: the file exists, or the database has no such copies.
+        """
+        ...
+
+    async def check(self) -> list[str]:
+        """What is wrong with the database, in words; empty if nothing is. Reads all of it."""
         ...
 
     async def close(self) -> None:

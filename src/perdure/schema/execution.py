@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
+from .effects import EventWait
 from .runs import ErrorInfo, TaskStatus
 
 
@@ -63,7 +64,16 @@ class LogRecord(Struct, kw_only=True, gc=False):
 
 
 class EventRecord(Struct, kw_only=True, gc=False):
-    """An event as stored; `payload` and `context` are JSON text."""
+    """An event as stored; `payload`, `context` and `source_context` are JSON text.
+
+    Attributes:
+        account_id: of the user of the application that it is for.
+        source_context: {"id", "metadata"} of the registration that it comes from.
+        deliver_at: when it is to be delivered, if not at once.
+        delivered_at: when it first caused or woke something.
+        cancelled_at: when it was cancelled.
+        run_options: JSON of what its sender wants of the runs it causes (tags, metadata, concurrency key, priority).
+    """
 
     id: str
     name: str
@@ -72,6 +82,12 @@ class EventRecord(Struct, kw_only=True, gc=False):
     context: str | None = None
     source: str = "trigger.dev"
     is_test: bool = False
+    account_id: str | None = None
+    source_context: str | None = None
+    deliver_at: int | None = None
+    delivered_at: int | None = None
+    cancelled_at: int | None = None
+    run_options: str | None = None
 
 
 class Claim(Struct, kw_only=True, gc=False):
@@ -84,6 +100,14 @@ class Claim(Struct, kw_only=True, gc=False):
         spent_ms: time spent executing so far.
         tasks: every task known, finished or not, in no particular order.
         lease_expires_at: when others may take the run unless the lease is renewed.
+        number: of the run, 1, 2, 3 ... of its job.
+        tags, metadata: of the run; JSON.
+        account: metadata of the event's account; JSON.
+        wakes: how many of the run's tasks were resolved by others; see Suspended.
+        created_at: when the run was made.
+        parent_run_id, parent_task_id: the task of another run that waits for this one's end.
+        is_internal: the run is one that perdure made for itself.
+        queue, queue_key: where it was queued.
     """
 
     run_id: str
@@ -98,6 +122,17 @@ class Claim(Struct, kw_only=True, gc=False):
     spent_ms: int = 0
     priority: int = 0
     tasks: list[TaskRecord] = []
+    number: int = 0
+    tags: list[str] = []
+    metadata: str | None = None
+    account: str | None = None
+    wakes: int = 0
+    created_at: int = 0
+    parent_run_id: str | None = None
+    parent_task_id: str | None = None
+    is_internal: bool = False
+    queue: str = ""
+    queue_key: str = ""
 
 
 class Completed(Struct, frozen=True, gc=False):
@@ -119,9 +154,22 @@ class Failed(Struct, frozen=True, gc=False):
 
 
 class Suspended(Struct, frozen=True, gc=False):
-    """Nothing in the run can move before `wake_at`."""
+    """Nothing in the run can move before `wake_at`, or before somebody else resolves one of its tasks.
 
-    wake_at: int
+    Attributes:
+        wake_at: the earliest instant at which something in the run can move by itself; None if nothing can.
+        wakes: resolutions that the execution knows of: those of its claim and those it was told of. If there are more,
+            the run goes on at once.
+        open_waits: tasks that others have to resolve.
+        waits: which of them wait for events.
+        replay_ms: how long this execution took to get to where it suspends: what the next one costs at least.
+    """
+
+    wake_at: int | None
+    wakes: int = 0
+    open_waits: int = 0
+    waits: tuple[EventWait, ...] = ()
+    replay_ms: int = 0
 
 
 class Yielded(Struct, frozen=True, gc=False):
@@ -142,8 +190,16 @@ class InvalidPayload(Struct, frozen=True, gc=False):
     error: ErrorInfo
 
 
+class UnresolvedAuth(Struct, frozen=True, gc=False):
+    """The credentials that the job's integrations need could not be had. `error`: which, and why."""
+
+    error: ErrorInfo
+
+
 class JobMissing(Struct, frozen=True, gc=False):
     """This process doesn't define the job."""
 
 
-Outcome: TypeAlias = Completed | Failed | Suspended | Yielded | TimedOut | InvalidPayload | JobMissing
+Outcome: TypeAlias = (
+    Completed | Failed | Suspended | Yielded | TimedOut | InvalidPayload | UnresolvedAuth | JobMissing
+)

@@ -30,7 +30,6 @@ from perdure.schema.execution import (
     JobMissing,
     LogRecord,
     Outcome,
-    Suspended,
     TaskRecord,
     TimedOut,
     Yielded,
@@ -40,9 +39,10 @@ from perdure.schema.runs import ErrorInfo, TaskStatus
 from . import notices, unwinding
 from .branches import Branch, Branches, outside_run
 from .call_sites import CallSite, at, call_site
-from .failures import armed_too_long, not_interrupted
+from .failures import Exit, armed_too_long, not_interrupted
 from .journal import Journal
 from .operation import Operation
+from .others import Others
 from .records import Records
 from .scope import Scope, current_scope
 from .settings import ExecutionSettings
@@ -70,7 +70,7 @@ class Execution:
     __slots__ = (
         "_alone", "_ending", "_finishing", "_flush_timer", "_limit_timer", "_main", "_nobody_since",
         "_on_finished", "_sync_run", "_unawaited", "bodies", "branches", "claim", "clock", "job",
-        "journal", "loop", "outcome", "outside", "random", "records", "settings", "stage", "thread", "threads",
+        "journal", "loop", "others", "outcome", "outside", "random", "records", "settings", "stage", "thread", "threads",
         "writing", "yielding",
     )
     # fmt: on
@@ -116,6 +116,7 @@ class Execution:
         self.records = Records(claim.tasks, settings.limits)
         self.stage = Stage(self, self.records.expected)
         self.branches = Branches(self.loop, self.stage, outside)
+        self.others = Others(self)
 
     # --- starting ----------------------------------------------------------------------------------------------------
 
@@ -243,8 +244,9 @@ class Execution:
         if self.outcome is not None:
             self.check()
         tasks, logs = self.records.take_unwritten()
+        effects, self.others.effects = self.others.effects, []
         self.writing += 1
-        self.journal.record(tasks, logs, partial(self._written, done, then_yield))
+        self.journal.record(tasks, logs, partial(self._written, done, then_yield), effects)
 
     def _written(
         self, done: Callable[[], None] | None, then_yield: bool, applied: bool | BaseException
@@ -297,7 +299,7 @@ class Execution:
                 self._alone.set()
             return False
         now = self.clock.now()
-        if earliest is None:
+        if earliest is None and not self.others.waiting:
             # Only interrupted operations are left, and what interrupted them the first time doesn't come.
             if self._nobody_since is None:
                 self._nobody_since = now
@@ -305,9 +307,11 @@ class Execution:
                 return False
             self.end_failed(not_interrupted([operation.record.key for operation in self.stage.parked]))
             return True
-        if earliest - now <= self.settings.linger * 1000:
+        if earliest is not None and earliest - now <= self.settings.linger * 1000:
             return False
-        self.end(Suspended(earliest))
+        if self.others.waiting and self.others.is_lingering():
+            return False
+        self.end(self.others.suspended(earliest))
         return True
 
     def end_foreign(self, foreign: list[Branch], earliest: int | None) -> bool:
@@ -316,7 +320,7 @@ class Execution:
         if any(timer.is_asyncio_timeout for timer in self.branches.timers):
             self.end_failed(armed_too_long(limit))
             return True
-        if earliest is None:
+        if earliest is None and not self.others.waiting:
             self.end_failed(not_interrupted([operation.record.key for operation in self.stage.parked]))
             return True
         where = "; ".join(unwinding.where_waiting(branch.task) for branch in foreign) or "a timer"
@@ -324,7 +328,7 @@ class Execution:
             f"put down although it awaits something outside a task for more than {limit:g} s ({where}): the await will "
             "happen again. Move it into a task with io.run_task"
         )
-        self.end(Suspended(earliest))
+        self.end(self.others.suspended(earliest))
         return True
 
     def warn(self, message: str) -> None:
@@ -419,7 +423,7 @@ class Execution:
         try:
             return await main()
         except SystemExit as stop:  # asyncio would let it end the whole process
-            return _Exit(stop)
+            return Exit(stop)
 
     def _outcome_of(self, main: asyncio.Task[Any]) -> Completed | Failed:
         if main.cancelled():
@@ -434,7 +438,7 @@ class Execution:
         for site in self._unawaited.values():
             self.warn(f"the io call at {at(site)} was never awaited, so it did nothing: write `await`")
         value = main.result()
-        return self.failed(value.error) if isinstance(value, _Exit) else self.completion(value)
+        return self.failed(value.error) if isinstance(value, Exit) else self.completion(value)
 
     def failed(self, error: BaseException) -> Failed:
         """The outcome of a run function that `error` left; the job's `retry` may give it another execution."""
@@ -478,19 +482,14 @@ class Execution:
         self._finish(is_clear=not stuck and self._sync_run is None)
 
     def _finish(self, *, is_clear: bool) -> None:
+        if isinstance(self.outcome, str):
+            self.journal.release()
         self._on_finished(self)
         # Clear of code: cut what leads back here, so that memory is free at once and nothing is left to collect. Once: a
         # crash finishes an execution whose end is being written, which then fails and finishes it again.
         if is_clear and self._main is not None:
             self._main = None
             self.stage.part()
-
-
-class _Exit:
-    """What a run function that raised SystemExit gives."""
-
-    def __init__(self, error: SystemExit) -> None:
-        self.error = error
 
 
 def _nobody(_: Execution) -> None:

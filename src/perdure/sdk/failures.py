@@ -124,3 +124,10 @@ def armed_too_long(limit: float) -> UsageError:
         f"an asyncio.timeout (or wait_for) was armed for more than {limit:g} s around durable operations; it counts "
         "within one execution only. Use `async with io.timeout(key, duration)`, which is durable"
     )
+
+
+class Exit:
+    """What a run function that raised SystemExit gives: asyncio would let that end the whole process."""
+
+    def __init__(self, error: SystemExit) -> None:
+        self.error = error

@@ -9,6 +9,7 @@ from asyncio import Future
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
+from perdure.schema.effects import Resolution, RunEffect
 from perdure.schema.execution import Claim, LogRecord, Outcome, TaskRecord
 
 Told: TypeAlias = Callable[[bool | BaseException], None]
@@ -18,8 +19,14 @@ Told: TypeAlias = Callable[[bool | BaseException], None]
 class Journal(Protocol):
     """The record of one execution. Calls take effect in the order made; the fence travels with each."""
 
-    def record(self, tasks: Sequence[TaskRecord], logs: Sequence[LogRecord], told: Told) -> None:
-        """Make tasks and logs durable, all or nothing. Starts at once.
+    def record(
+        self,
+        tasks: Sequence[TaskRecord],
+        logs: Sequence[LogRecord],
+        told: Told,
+        effects: Sequence[RunEffect] = (),
+    ) -> None:
+        """Make tasks and logs durable and carry out `effects`, all or nothing. Starts at once.
 
         `told` gets True once they are durable, False if this execution no longer holds the run (nothing was written, nor
         will anything it sends from now on). A passing unavailability is waited out inside. What else goes wrong with
@@ -32,6 +39,10 @@ class Journal(Protocol):
 
         Starts at once, whether or not the future is awaited. Never cancelled by the executor.
         """
+        ...
+
+    def release(self) -> None:
+        """The user code of an execution that lost its run has ended: nothing of it uses the slot any more."""
         ...
 
     async def fetch_output(self, task_id: str) -> tuple[str | None, str | None]:
@@ -51,4 +62,11 @@ class Source(Protocol):
 
     def on_revoked(self, callback: Callable[[str, int, str], None]) -> None:
         """Have `callback(run_id, execution, reason)` called when an execution lost its run (cancelled, lease lost)."""
+        ...
+
+    def on_resolved(self, callback: Callable[[str, int, Resolution], None]) -> None:
+        """Have `callback(run_id, execution, resolution)` called when somebody else completes a task of a claimed run.
+
+        An execution that isn't told suspends in vain: `Suspended.wakes` is too low, and the run goes on at once.
+        """
         ...

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from perdure.clock import Clock, Random
 from perdure.errors import InvalidPayloadError, UnavailableError
+from perdure.schema.effects import Resolution
 from perdure.schema.execution import Claim, InvalidPayload, JobMissing, Yielded
 
 from .branches import BranchWatch
@@ -74,6 +75,7 @@ class Runner:
         self._watch: BranchWatch | None = None
         self._watchdog = Watchdog(self._blocked) if watch_loop else None
         source.on_revoked(self._revoked)
+        source.on_resolved(self._resolved)
 
     @property
     def jobs(self) -> Mapping[str, Job[Any, Any]]:
@@ -153,6 +155,11 @@ class Runner:
         execution = self._executions.get((run_id, number))
         if execution is not None:
             execution.revoke(reason)
+
+    def _resolved(self, run_id: str, number: int, resolution: Resolution) -> None:
+        execution = self._executions.get((run_id, number))
+        if execution is not None:
+            execution.others.resolved(resolution)
 
     def _blocked(self, task: asyncio.Task[Any] | None, message: str) -> None:
         """The loop is blocked by `task`: say so on the run, if it is one's. Called by the watchdog's thread."""

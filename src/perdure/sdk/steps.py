@@ -68,6 +68,8 @@ def begin(execution: Execution, operation: Operation, options: TaskOptions) -> N
     if options.timeout is not None:
         operation.deadline = deadline or now + to_ms(options.timeout, f"{operation.where}: timeout")
         record.due_at = operation.deadline
+    if execution.others.replayed is None:
+        execution.others.replayed = execution.loop.time()
     execution.bodies[operation] = None
     execution.note(record)
 

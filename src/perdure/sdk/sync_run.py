@@ -17,7 +17,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from perdure.errors import UsageError
-from perdure.schema.execution import Suspended, TaskRecord
+from perdure.schema.execution import TaskRecord
 from perdure.schema.runs import TaskStatus
 
 from .branches import outside_run
@@ -302,10 +302,10 @@ class SyncRun:
     def _put_down(self, dues: Sequence[int | None]) -> None:
         execution = self.execution
         known = [due for due in dues if due is not None]
-        if execution.yielding or not known:
+        if execution.yielding or not (known or execution.others.waiting):
             execution.end_yielded()
         else:
-            execution.end(Suspended(min(known)))
+            execution.end(execution.others.suspended(min(known, default=None)))
 
 
 def _context_of(branch: SyncBranch) -> Context:

@@ -6,11 +6,9 @@ guarded change, so whoever submits it learns by `Refused` that the run has moved
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import assert_never
 from zlib import crc32
-
-from msgspec import Struct
 
 from perdure.engine.store import ClaimRuns, IngestEvent, LeaseRow, MoveRun, NewRun, RunRow
 from perdure.errors import ConflictError
@@ -26,11 +24,14 @@ from perdure.schema.execution import (
     Suspended,
     TaskRecord,
     TimedOut,
+    UnresolvedAuth,
     Yielded,
 )
 from perdure.schema.runs import ErrorInfo, RunStatus
 
-from .transitions import INITIAL, RunEvent, is_legal, next_status
+from .endings import NO_ENDINGS, Endings
+from .jobs import STARTABLE
+from .transitions import RunEvent, is_legal, next_status
 
 CRASHES_MAX = 5
 """Executions in a row that may end without a word and without progress before the run is failed."""
@@ -39,54 +40,11 @@ RESCUE_DELAYS_MS = (0, 1_000, 4_000, 15_000)
 """How long a run waits at least after its 1st, 2nd ... crash in a row (`rescue_delay_ms`); 0 queues it at once."""
 
 
+CONTINUABLE = tuple(status for status in RunStatus if is_legal(status, RunEvent.CONTINUED))
+"""Statuses of runs that can be continued."""
+
 CLAIM_BYTES_MAX = 3_500_000
 """Outputs that come along with a claim, in bytes, unless the engine says otherwise."""
-
-
-class JobSpec(Struct, kw_only=True, frozen=True):
-    """What the engine knows of a job: enough to turn events into runs.
-
-    Attributes:
-        event_names: of the events that trigger it; empty for a job that is only invoked.
-        source: which source's events do; None for any.
-        enabled: whether events cause runs; invoking works either way.
-        priority: of its runs; higher ones are claimed first.
-        max_duration_ms: time a run may execute, waits excluded (the executor sees to it); None for no limit.
-    """
-
-    id: str
-    version: str
-    event_names: tuple[str, ...] = ()
-    source: str | None = None
-    enabled: bool = True
-    priority: int = 0
-    max_duration_ms: int | None = None
-
-
-# --- beginnings ---------------------------------------------------------------------------------------------------------
-
-
-def dispatch(event: EventRecord, jobs: Iterable[JobSpec], now: int, ids: Iterator[str]) -> list[NewRun]:
-    """The runs that `event` causes, one per job it triggers, with ids taken from `ids` as needed."""
-    return [
-        new_run(job, now, next(ids))
-        for job in jobs
-        if job.enabled
-        and event.name in job.event_names
-        and (job.source is None or job.source == event.source)
-    ]
-
-
-def new_run(job: JobSpec, now: int, run_id: str) -> NewRun:
-    """A run of `job`, to be queued in the transaction that creates it."""
-    return NewRun(
-        id=run_id,
-        job_id=job.id,
-        job_version=job.version,
-        status=_STARTABLE,
-        created_at=now,
-        priority=job.priority,
-    )
 
 
 def adopt(run: RunRow, now: int) -> MoveRun:
@@ -112,14 +70,21 @@ def rerun(run: RunRow, event: EventRecord, now: int, run_id: str) -> IngestEvent
         context=event.context,
         source=event.source,
         is_test=event.is_test,
+        account_id=event.account_id,
+        source_context=event.source_context,
     )
     fresh = NewRun(
         id=run_id,
         job_id=run.job_id,
         job_version=run.job_version,
-        status=_STARTABLE,
+        status=STARTABLE,
         created_at=now,
         priority=run.priority,
+        queue=run.queue,
+        queue_key=run.queue_key,
+        tags=tuple(run.tags),
+        metadata=run.metadata,
+        is_internal=run.is_internal,
     )
     return IngestEvent(event=again, runs=[fresh], created_at=now)
 
@@ -128,9 +93,17 @@ def rerun(run: RunRow, event: EventRecord, now: int, run_id: str) -> IngestEvent
 
 
 def claim(
-    owner: str, limit: int, now: int, lease_ms: int, output_bytes_max: int = CLAIM_BYTES_MAX
+    owner: str,
+    limit: int,
+    now: int,
+    lease_ms: int,
+    output_bytes_max: int = CLAIM_BYTES_MAX,
+    environment_limit: int | None = None,
 ) -> ClaimRuns:
-    """Ask for at most `limit` queued runs, leased to `owner` for `lease_ms`; larger outputs stay behind."""
+    """Ask for at most `limit` queued runs, leased to `owner` for `lease_ms`; larger outputs stay behind.
+
+    `environment_limit` is how many executions there may be in the environment.
+    """
     return ClaimRuns(
         owner=owner,
         limit=limit,
@@ -139,6 +112,7 @@ def claim(
         expected=RunStatus.QUEUED,
         status=_CLAIMED,
         output_bytes_max=output_bytes_max,
+        environment_limit=environment_limit,
     )
 
 
@@ -149,10 +123,12 @@ def close(
     now: int,
     tasks: Sequence[TaskRecord] = (),
     logs: Sequence[LogRecord] = (),
+    endings: Endings = NO_ENDINGS,
 ) -> MoveRun:
     """What becomes of a run whose execution (`claim`, begun at `claimed_at`) ended with `outcome`.
 
-    `tasks` and `logs` are the execution's last records, written in the same transaction.
+    `tasks` and `logs` are the execution's last records, written in the same transaction; `endings` knows what there is
+    to be done if the run ends.
     """
     # An execution that says how it ended is no crash, whatever it recorded: the counter starts again.
     move = MoveRun(
@@ -167,20 +143,17 @@ def close(
     )
     match outcome:
         case Completed():
-            _end(move, RunEvent.COMPLETED)
             move.output = outcome.output
             move.types = outcome.types
+            endings.finish(move, RunEvent.COMPLETED, claim)
         case Suspended():
-            if outcome.wake_at <= now:
-                _go_on(move, RunEvent.YIELDED)
-            else:
-                _go_on(move, RunEvent.SUSPENDED, wake_at=outcome.wake_at)
+            _suspend(move, outcome, claim, now)
         case Yielded():
-            _go_on(move, RunEvent.YIELDED, reason=outcome.reason)
+            _go_on(move, RunEvent.YIELDED, reason=outcome.reason, ready_at=claim.created_at)
         case Failed(retry_at=None):
-            _end(move, RunEvent.FAILED)
             move.error = outcome.error
             move.failed_tasks = outcome.failed_tasks
+            endings.finish(move, RunEvent.FAILED, claim)
         case Failed(retry_at=retry_at):
             # With an instant that has passed the timer is due at once; the table needs no second way.
             _go_on(
@@ -193,14 +166,17 @@ def close(
             move.failures = claim.failures + 1
             move.reset = outcome.failed_tasks
         case TimedOut():
-            _end(move, RunEvent.TIMED_OUT)
             move.reason = (
                 f"it executed for longer than its job's max_duration of {outcome.limit_ms / 1000:g} s"
             )
             move.error = ErrorInfo(name="TimedOut", message=move.reason)
+            endings.finish(move, RunEvent.TIMED_OUT, claim)
         case InvalidPayload():
-            _end(move, RunEvent.PAYLOAD_REJECTED)
             move.error = outcome.error
+            endings.finish(move, RunEvent.PAYLOAD_REJECTED, claim)
+        case UnresolvedAuth():
+            move.error = outcome.error
+            endings.finish(move, RunEvent.AUTH_UNRESOLVED, claim)
         case JobMissing():
             _go_on(move, RunEvent.JOB_MISSING, reason=_missing(claim.job_id))
             move.crashes = claim.crashes
@@ -218,11 +194,12 @@ def put_back(claim: Claim, now: int) -> MoveRun:
         execution=claim.execution,
         status=next_status(RunStatus.EXECUTING, RunEvent.YIELDED),
         at=now,
+        ready_at=claim.created_at,
         crashes=claim.crashes,
     )
 
 
-def rescue(lease: LeaseRow, now: int, *, lease_ms: int) -> MoveRun:
+def rescue(lease: LeaseRow, now: int, *, lease_ms: int, endings: Endings = NO_ENDINGS) -> MoveRun:
     """What becomes of a run whose lease was lost: nobody knows how the execution ended.
 
     The first crash queues it again at once, later ones in a row after a growing delay; with the fifth that recorded
@@ -242,9 +219,8 @@ def rescue(lease: LeaseRow, now: int, *, lease_ms: int) -> MoveRun:
     delay = rescue_delay_ms(lease.run_id, crashes)
     lost = f"execution {lease.execution} was lost: its process died or lost contact"
     if crashes >= CRASHES_MAX:
-        _end(move, RunEvent.POISONED)
         move.error = _poisoned(lease, crashes)
-        move.crashes = crashes
+        endings.finish(move, RunEvent.POISONED, lease)
     elif delay:
         _go_on(
             move,
@@ -253,7 +229,7 @@ def rescue(lease: LeaseRow, now: int, *, lease_ms: int) -> MoveRun:
             reason=f"{lost} ({crashes} in a row without progress)",
         )
     else:
-        _go_on(move, RunEvent.RESCUED, reason=lost)
+        _go_on(move, RunEvent.RESCUED, reason=lost, ready_at=lease.created_at or None)
     return move
 
 
@@ -269,19 +245,24 @@ def rescue_delay_ms(run_id: str, crashes: int) -> int:
 
 def wake(run: RunRow, now: int) -> MoveRun:
     """Queue a waiting run whose time has come. Its count of crashes stays: a back-off is such a wait."""
-    return _move(run, RunEvent.WOKEN, now, crashes=run.crashes)
+    move = _move(run, RunEvent.WOKEN, now, crashes=run.crashes)
+    move.ready_at = run.created_at  # what began earlier goes on earlier
+    return move
 
 
 # --- what people ask for ------------------------------------------------------------------------------------------------
 
 
-def cancel(run: RunRow, now: int, *, claimed_at: int | None = None) -> MoveRun | None:
-    """End a run early; None if it has been cancelled already.
+def cancel(
+    run: RunRow, now: int, *, claimed_at: int | None = None, endings: Endings = NO_ENDINGS
+) -> MoveRun | None:
+    """End a run early; None if it has been cancelled already. Its execution, if any, keeps its slot until it knows.
 
     Args:
         run: as it is now.
         now: when it ends.
         claimed_at: when the execution under way began, if there is one and it is known.
+        endings: what there is to be done when a run ends.
 
     Raises:
         ConflictError: the run ended in another way.
@@ -293,9 +274,10 @@ def cancel(run: RunRow, now: int, *, claimed_at: int | None = None) -> MoveRun |
             f"run {run.id!r} has ended already ({run.status.label}): there is nothing left to cancel"
         )
     move = _move(run, RunEvent.CANCELLED, now)
+    move.revoke = run.status is RunStatus.EXECUTING
     if claimed_at is not None:
         move.add_spent_ms = max(0, now - claimed_at)
-    return move
+    return endings.finish(move, RunEvent.CANCELLED, run)
 
 
 def continue_run(run: RunRow, now: int) -> MoveRun:
@@ -320,13 +302,15 @@ def continue_run(run: RunRow, now: int) -> MoveRun:
 
 # --- parts --------------------------------------------------------------------------------------------------------------
 
-_STARTABLE = next_status(INITIAL, RunEvent.ENQUEUED)
 _CLAIMED = next_status(RunStatus.QUEUED, RunEvent.CLAIMED)
+
+_RESUME_FACTOR = 10
+"""Wake-ups for single resolutions are so many replays apart, so that replays stay a tenth of the work."""
 
 
 def _move(run: RunRow, event: RunEvent, now: int, *, crashes: int = 0) -> MoveRun:
     """Move a run that isn't described by a lease; all that its last end left (error, output ...) is cleared."""
-    move = MoveRun(
+    return MoveRun(
         run_id=run.id,
         expected=run.status,
         execution=run.execution,
@@ -334,22 +318,36 @@ def _move(run: RunRow, event: RunEvent, now: int, *, crashes: int = 0) -> MoveRu
         at=now,
         crashes=crashes,
     )
-    return _end(move, event) if move.status.is_terminal else move
 
 
-def _go_on(move: MoveRun, event: RunEvent, *, wake_at: int | None = None, reason: str | None = None) -> None:
+def _go_on(
+    move: MoveRun,
+    event: RunEvent,
+    *,
+    wake_at: int | None = None,
+    reason: str | None = None,
+    ready_at: int | None = None,
+) -> None:
     """The run isn't over."""
     move.status = next_status(move.expected, event)
     move.wake_at = wake_at
     move.reason = reason
+    move.ready_at = ready_at
 
 
-def _end(move: MoveRun, event: RunEvent) -> MoveRun:
-    """The one way in which runs end: what belongs to every terminal transition is here."""
-    move.status = next_status(move.expected, event)
-    move.completed_at = move.at
-    move.cancel_open = True
-    return move
+def _suspend(move: MoveRun, outcome: Suspended, claim: Claim, now: int) -> None:
+    """The run waits, unless what it waits for has come meanwhile."""
+    if outcome.wake_at is not None and outcome.wake_at <= now:
+        _go_on(move, RunEvent.YIELDED, ready_at=claim.created_at)
+        return
+    _go_on(move, RunEvent.SUSPENDED, wake_at=outcome.wake_at)
+    move.ready_at = claim.created_at
+    move.wakes_seen = outcome.wakes
+    move.otherwise = next_status(move.expected, RunEvent.YIELDED)
+    move.open_waits = outcome.open_waits
+    move.waits = outcome.waits
+    if outcome.open_waits > 1:
+        move.resume_at = now + _RESUME_FACTOR * outcome.replay_ms
 
 
 def _missing(job_id: str) -> str:

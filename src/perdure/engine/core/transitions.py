@@ -24,7 +24,7 @@ class RunEvent(Enum):
 
     ENQUEUED = "its job is known here: it may start"
     CLAIMED = "an executor took it"
-    SUSPENDED = "nothing in it can move before a point in time"
+    SUSPENDED = "nothing in it can move before a point in time, or before somebody else has done something"
     YIELDED = "the execution ended early, or what it waits for is already there: on as soon as possible"
     COMPLETED = "the run function returned"
     FAILED = "an error left the run function"
@@ -32,8 +32,9 @@ class RunEvent(Enum):
     CANCELLED = "somebody cancelled it"
     TIMED_OUT = "it used up the job's max_duration"
     PAYLOAD_REJECTED = "the payload doesn't fit the job's schema"
+    AUTH_UNRESOLVED = "credentials that its integrations need could not be had"
     JOB_MISSING = "the process that took it doesn't define its job"
-    WOKEN = "the point in time has come"
+    WOKEN = "the point in time has come, or somebody else has done it"
     RESCUED = "its lease was lost: queued again"
     BACKED_OFF = "its lease was lost again: waits before it is queued"
     POISONED = "its lease was lost too many times in a row without progress"
@@ -53,6 +54,7 @@ TRANSITIONS: dict[tuple[RunStatus, RunEvent], RunStatus] = {
     (RunStatus.EXECUTING, RunEvent.CANCELLED): RunStatus.CANCELLED,
     (RunStatus.EXECUTING, RunEvent.TIMED_OUT): RunStatus.TIMED_OUT,
     (RunStatus.EXECUTING, RunEvent.PAYLOAD_REJECTED): RunStatus.INVALID_PAYLOAD,
+    (RunStatus.EXECUTING, RunEvent.AUTH_UNRESOLVED): RunStatus.UNRESOLVED_AUTH,
     (RunStatus.EXECUTING, RunEvent.JOB_MISSING): RunStatus.PENDING,
     (RunStatus.EXECUTING, RunEvent.RESCUED): RunStatus.QUEUED,
     (RunStatus.EXECUTING, RunEvent.BACKED_OFF): RunStatus.WAITING,
@@ -62,6 +64,7 @@ TRANSITIONS: dict[tuple[RunStatus, RunEvent], RunStatus] = {
     (RunStatus.FAILED, RunEvent.CONTINUED): RunStatus.QUEUED,
     (RunStatus.CANCELLED, RunEvent.CONTINUED): RunStatus.QUEUED,
     (RunStatus.TIMED_OUT, RunEvent.CONTINUED): RunStatus.QUEUED,
+    (RunStatus.UNRESOLVED_AUTH, RunEvent.CONTINUED): RunStatus.QUEUED,
 }
 
 INITIAL = RunStatus.PENDING

@@ -6,8 +6,9 @@ import logging
 from asyncio import Future
 from collections.abc import Callable, Mapping
 
+from perdure.engine.core.endings import NO_ENDINGS, Endings
 from perdure.engine.core.runs import rescue
-from perdure.engine.store import Applied, Change, LeaseRow, Result, Store
+from perdure.engine.store import Applied, Change, LeaseRow, ReleaseLease, Result, Store
 
 from .runner import settled
 
@@ -30,6 +31,7 @@ class Rescuer:
             renewed in time because the store was unavailable is renewed, not rescued.
         orphans: executions of this engine that are over, by run: their leases needn't expire.
         lease_ms: how long a lease lasts.
+        endings: what there is to be done when a run ends.
     """
 
     def __init__(
@@ -40,12 +42,14 @@ class Rescuer:
         is_alive: Callable[[LeaseRow], bool],
         orphans: Mapping[str, int],
         lease_ms: int,
+        endings: Endings = NO_ENDINGS,
     ) -> None:
         self._store = store
         self._submit = submit
         self._is_alive = is_alive
         self._orphans = orphans
         self._lease_ms = lease_ms
+        self._endings = endings
 
     async def step(self, now: int) -> int | None:
         """Rescue what has expired at `now`; returns when to look again."""
@@ -71,11 +75,19 @@ class Rescuer:
         return [lease for lease in leases if self._orphans.get(lease.run_id) == lease.execution]
 
     async def _rescue(self, leases: list[LeaseRow], now: int) -> int:
-        lost = [lease for lease in leases if not self._is_alive(lease)]
-        results = await settled([self._submit(rescue(lease, now, lease_ms=self._lease_ms)) for lease in lost])
+        # A revoked lease is a slot that nobody has given back: its process has died.
+        released = [
+            self._submit(ReleaseLease(run_id=lease.run_id, execution=lease.execution))
+            for lease in leases
+            if lease.is_revoked
+        ]
+        lost = [lease for lease in leases if not lease.is_revoked and not self._is_alive(lease)]
+        moves = [rescue(lease, now, lease_ms=self._lease_ms, endings=self._endings) for lease in lost]
+        results = await settled([self._submit(move) for move in moves])
+        await settled(released)
         for lease, result in zip(lost, results, strict=True):
             if type(result) is Applied:
                 logger.warning(
                     "execution %d of run %s was lost (owner %s)", lease.execution, lease.run_id, lease.owner
                 )
-        return sum(type(result) is Applied for result in results)
+        return len(released) + sum(type(result) is Applied for result in results)

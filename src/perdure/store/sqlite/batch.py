@@ -6,180 +6,191 @@ are found in place though its guard no longer holds) counts as applied.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
 
 from msgspec.structs import replace
 
 from perdure.engine.store import (
     Applied,
+    CancelEvent,
     Change,
-    Claimed,
+    CheckWaiter,
     ClaimRuns,
-    Ingested,
+    DefineQueue,
+    DeleteEvents,
+    DeleteRuns,
+    DeliverEvent,
+    Effect,
+    FinishMatch,
     IngestEvent,
     MoveRun,
-    NewRun,
+    PauseQueue,
+    PutAccount,
+    PutSchedule,
     RecordTasks,
     Refused,
-    Renewed,
+    ReleaseLease,
     RenewLeases,
+    RepeatOperation,
+    ResolveTask,
     Result,
     RunRow,
+    TickSchedule,
 )
 from perdure.errors import InternalError
-from perdure.schema.execution import EventRecord, TaskRecord
+from perdure.schema.effects import AnnotateRun, DeleteValue, SetValue, StartOperation, UpdateStatus
+from perdure.schema.execution import TaskRecord
 from perdure.schema.runs import RunStatus, TaskStatus
 
-from . import rows
-from .rows import Statements, encode
+from . import events, resolving, retention, rows, state, waiting
+from .claims import CLAIM_TOTAL_BYTES_MAX, claim_runs, leave_leases, release_leases, renew_leases
+from .ingest import enter_ready, ingest_events, insert_runs
+from .rows import Found, Statements, encode
 
-Found = list[tuple[int, Result]]
-
-CLAIM_TOTAL_BYTES_MAX = 64_000_000  # outputs of one answer; what doesn't fit is fetched one by one
+Handler: TypeAlias = Callable[[Statements, list[tuple[int, Any]]], Found]
 
 
 def apply_changes(db: Statements, changes: Sequence[Change]) -> list[Result]:
     """Carry out the changes in the transaction that `db` is in; results in the same order."""
-    ingests: list[tuple[int, IngestEvent]] = []
-    records: list[tuple[int, RecordTasks]] = []
-    moves: list[tuple[int, MoveRun]] = []
-    renewals: list[tuple[int, RenewLeases]] = []
-    claims: list[tuple[int, ClaimRuns]] = []
+    by_kind: dict[type, list[tuple[int, Any]]] = {}
     for n, change in enumerate(changes):
-        match change:
-            case RecordTasks():
-                records.append((n, change))
-            case MoveRun():
-                moves.append((n, change))
-            case IngestEvent():
-                ingests.append((n, change))
-            case RenewLeases():
-                renewals.append((n, change))
-            case ClaimRuns():
-                claims.append((n, change))
-    found = dict(_ingest(db, ingests))
-    if records or moves:
-        found.update(_record_and_move(db, records, moves))
-    found.update(_renew(db, renewals))
-    found.update((n, _claim(db, change)) for n, change in claims)
+        kind = type(change)
+        same = by_kind.get(kind)
+        if same is None:
+            by_kind[kind] = [(n, change)]
+        else:
+            same.append((n, change))
+    found: dict[int, Result] = {}
+    for kinds, handler in _HANDLERS:
+        concerned = [pair for kind in kinds if kind in by_kind for pair in by_kind[kind]]
+        if concerned:
+            found.update(handler(db, concerned))
     return [found[n] for n in range(len(changes))]
 
 
-# --- events --------------------------------------------------------------------------------------------------------------
-
-
-def _ingest(db: Statements, ingests: list[tuple[int, IngestEvent]]) -> Found:
-    if not ingests:
-        return []
-    fresh: dict[str, tuple[int, IngestEvent]] = {}
-    for n, change in ingests:
-        fresh.setdefault(change.event.id, (n, change))  # of two in a batch the first counts
-    for known in rows.decode_strings(db.fetch("find_events", ids=encode(list(fresh)))):
-        del fresh[known]
-    if fresh:
-        _insert_events(db, [change for _, change in fresh.values()])
-    first = {n for n, _ in fresh.values()}
-    repeats = _stored_events(db, [change.event.id for n, change in ingests if n not in first])
-    return [(n, _ingested(change) if n in first else repeats[change.event.id]) for n, change in ingests]
-
-
-def _insert_events(db: Statements, changes: list[IngestEvent]) -> None:
-    db.execute("insert_events", events=encode([rows.event_row(c.event, c.created_at) for c in changes]))
-    runs: list[tuple[NewRun, EventRecord]] = [(run, c.event) for c in changes for run in c.runs]
-    if not runs:
+def _apply_effects(db: Statements, effects: Iterable[Effect]) -> None:
+    """Carry out what goes along with tasks and moves. Repeats find their own rows."""
+    by_kind: dict[type, list[tuple[int, Any]]] = {}
+    for n, effect in enumerate(effects):
+        by_kind.setdefault(type(effect), []).append((n, effect))
+    if not by_kind:
         return
-    if any(run.status not in (RunStatus.PENDING, RunStatus.QUEUED) for run, _ in runs):
-        raise InternalError("a new run is either pending or queued")
-    db.execute("insert_runs", runs=encode([rows.new_run_row(run, event) for run, event in runs]))
-    db.execute_ids("enter_ready", (run.id for run, _ in runs if run.status is RunStatus.QUEUED))
-
-
-def _ingested(change: IngestEvent) -> Ingested:
-    return Ingested(
-        event=change.event, runs=[rows.new_run(run, change.event) for run in change.runs], duplicate=False
-    )
-
-
-def _stored_events(db: Statements, ids: list[str]) -> dict[str, Ingested]:
-    if not ids:
-        return {}
-    ids = list(dict.fromkeys(ids))
-    events = rows.decode_events(db.fetch("events_by_id", ids=encode(ids)))
-    found = {event.id: Ingested(event=event, runs=[], duplicate=True) for event in events}
-    for run in rows.decode_runs(db.fetch("runs_by_event", ids=encode(ids))):
-        found[run.event_id].runs.append(run)
-    return found
+    if operations := by_kind.get(StartOperation):
+        waiting.start_operations(db, [effect for _, effect in operations])
+    for kinds, handler in _EFFECTS:
+        concerned = [pair for kind in kinds if kind in by_kind for pair in by_kind[kind]]
+        if concerned:
+            handler(db, concerned)
 
 
 # --- tasks and moves -----------------------------------------------------------------------------------------------------
 
 
-def _record_and_move(
-    db: Statements, records: list[tuple[int, RecordTasks]], moves: list[tuple[int, MoveRun]]
-) -> Found:
-    leased, moved = db.fetch_row(
-        "guards",
-        leased=encode([change.run_id for _, change in records]),
-        moved=encode([change.run_id for _, change in moves]),
-    )
+def _record(db: Statements, records: list[tuple[int, RecordTasks]]) -> Found:
+    leased, _, _ = db.fetch_row("guards", leased=encode([change.run_id for _, change in records]), moved="[]")
     fences = dict(rows.decode_fences(leased))
-    states = {run_id: (status, execution) for run_id, status, execution in rows.decode_states(moved)}
-
-    found: Found = []
     held = [(n, change) for n, change in records if fences.get(change.run_id) == change.execution]
     _write(db, (change for _, change in held))
-    found += [(n, Applied()) for n, _ in held]
+    found: Found = [(n, Applied()) for n, _ in held]
+    if len(held) < len(records):
+        strays = [(n, change) for n, change in records if fences.get(change.run_id) != change.execution]
+        runs = _runs_of(db, strays)
+        found += _refuse(strays, runs, _repeated_records(db, strays, runs))
+    return found
 
+
+def _move(db: Statements, moves: list[tuple[int, MoveRun]]) -> Found:
+    _, moved, others = db.fetch_row(
+        "guards", leased="[]", moved=encode([change.run_id for _, change in moves])
+    )
+    states = {
+        run_id: (status, execution, wakes) for run_id, status, execution, wakes in rows.decode_states(moved)
+    }
+    applied: dict[int, Applied] = {}
+    resolutions: list[tuple[int, ResolveTask]] = []
     waves: list[list[MoveRun]] = []
     depth: dict[str, int] = {}
-    stray_moves: list[tuple[int, MoveRun]] = []
-    for n, move in moves:
-        if states.get(move.run_id) != (move.expected, move.execution):
-            stray_moves.append((n, move))
+    strays: list[tuple[int, MoveRun]] = []
+    for n, change in moves:
+        status, execution, wakes = states.get(change.run_id, (None, 0, 0))
+        if (status, execution) != (change.expected, change.execution):
+            strays.append((n, change))
             continue
-        states[move.run_id] = (move.status, move.execution)
+        move = change
+        if move.wakes_seen is not None and move.wakes_seen != wakes:
+            move = _overtaken(move)
+        states[move.run_id] = (move.status, move.execution, wakes)
         wave = depth[move.run_id] = depth.get(move.run_id, -1) + 1
         if wave == len(waves):
             waves.append([])
         waves[wave].append(move)
-        found.append((n, Applied()))
+        applied[n] = Applied() if move is change else Applied(overtaken=True)
+        if move.resolve is not None:
+            resolutions.append((n, move.resolve))
     for wave in waves:
-        _move(db, wave)
-
-    stray_records = (
-        [(n, change) for n, change in records if fences.get(change.run_id) != change.execution]
-        if len(held) < len(records)
-        else []
-    )
-    if stray_records or stray_moves:
-        found += _refuse(db, stray_records, stray_moves)
+        _move_wave(db, wave, may_be_waited_for=bool(others))
+    if resolutions:
+        told = resolving.resolve_tasks(db, resolutions)
+        applied |= {n: result for n, result in told if type(result) is Applied}
+    found: Found = [*applied.items()]
+    if strays:
+        runs = _runs_of(db, strays)
+        found += _refuse(strays, runs, _repeated_moves(strays, runs))
     return found
+
+
+def _overtaken(move: MoveRun) -> MoveRun:
+    """A task of the run was resolved while its execution, which didn't know, suspended: it goes on at once."""
+    assert move.otherwise is not None
+    return replace(
+        move, status=move.otherwise, wake_at=None, open_waits=0, resume_at=None, waits=(), reason=None
+    )
 
 
 def _write(db: Statements, changes: Iterable[RecordTasks | MoveRun]) -> None:
     tasks: list[rows.Row] = []
     logs: list[rows.Row] = []
+    effects: list[Effect] = []
     for change in changes:
         tasks += [rows.task_row(change.run_id, task) for task in change.tasks]
-        logs += [rows.log_row(change.run_id, log) for log in change.logs]
+        if change.logs:
+            logs += [rows.log_row(change.run_id, log) for log in change.logs]
+        if change.effects:
+            effects += change.effects
     if tasks:
-        db.execute("record_tasks", tasks=encode(tasks))
+        record_tasks(db, tasks)
     if logs:
         db.execute("insert_logs", logs=encode(logs))
+    if effects:
+        _apply_effects(db, effects)
 
 
-def _move(db: Statements, moves: list[MoveRun]) -> None:
+def record_tasks(db: Statements, tasks: list[rows.Row]) -> None:
+    db.execute("record_tasks", tasks=encode(tasks), canceled=TaskStatus.CANCELED.value)
+
+
+def _move_wave(db: Statements, moves: list[MoveRun], *, may_be_waited_for: bool) -> None:
     """Moves of different runs, whose guards hold."""
     if any(move.status is RunStatus.EXECUTING for move in moves):
         raise InternalError("a run begins to execute by being claimed, not by a move")
     _write(db, moves)
     _settle_tasks(db, moves)
     db.execute_ids("leave_ready", (move.run_id for move in moves if move.expected is RunStatus.QUEUED))
-    db.execute_ids("leave_leases", (move.run_id for move in moves if move.expected is RunStatus.EXECUTING))
+    executed = [move for move in moves if move.expected is RunStatus.EXECUTING]
+    leave_leases(db, [move.run_id for move in executed if not move.revoke])
+    db.execute_ids("revoke_leases", (move.run_id for move in executed if move.revoke))
     db.execute_ids("leave_timers", (move.run_id for move in moves if move.expected is RunStatus.WAITING))
     db.execute("move_runs", moves=encode([rows.move_row(move) for move in moves]))
-    db.execute_ids("enter_ready", (move.run_id for move in moves if move.status is RunStatus.QUEUED))
-    db.execute_ids("enter_timers", (move.run_id for move in moves if move.status is RunStatus.WAITING))
+    enter_ready(db, (move.run_id for move in moves if move.status is RunStatus.QUEUED))
+    db.execute_ids(
+        "enter_timers",
+        (move.run_id for move in moves if move.status is RunStatus.WAITING and move.wake_at is not None),
+    )
+    if waits := [(move.run_id, wait) for move in moves for wait in move.waits]:
+        waiting.insert_waiters(db, waits)
+    if may_be_waited_for and (ended := [move.run_id for move in moves if move.completed_at is not None]):
+        waiting.delete_waiting(db, runs=ended)
 
 
 def _settle_tasks(db: Statements, moves: list[MoveRun]) -> None:
@@ -199,13 +210,14 @@ def _settle_tasks(db: Statements, moves: list[MoveRun]) -> None:
 # --- guards that did not hold --------------------------------------------------------------------------------------------
 
 
+def _runs_of(db: Statements, strays: Sequence[tuple[int, RecordTasks | MoveRun]]) -> dict[str, RunRow]:
+    ids = encode([change.run_id for _, change in strays])
+    return {run.id: run for run in rows.decode_runs(db.fetch("runs_by_id", ids=ids))}
+
+
 def _refuse(
-    db: Statements, records: list[tuple[int, RecordTasks]], moves: list[tuple[int, MoveRun]]
+    strays: Sequence[tuple[int, RecordTasks | MoveRun]], runs: dict[str, RunRow], repeats: set[int]
 ) -> Found:
-    ids = [change.run_id for _, change in records] + [change.run_id for _, change in moves]
-    runs = {run.id: run for run in rows.decode_runs(db.fetch("runs_by_id", ids=encode(ids)))}
-    repeats = _repeated_moves(moves, runs) | _repeated_records(db, records, runs)
-    strays: list[tuple[int, RecordTasks | MoveRun]] = [*records, *moves]
     return [(n, Applied() if n in repeats else Refused(run=runs.get(change.run_id))) for n, change in strays]
 
 
@@ -239,6 +251,8 @@ def _is_result(run: RunRow, move: MoveRun) -> bool:
         failed_tasks=move.failed_tasks,
         priority=priority,
         failures=failures,
+        open_waits=move.open_waits,
+        resume_at=move.resume_at,
     )
 
 
@@ -294,40 +308,49 @@ def fetch_tasks(db: Statements, ids: str) -> list[tuple[str, TaskRecord]]:
     return tasks
 
 
-# --- leases --------------------------------------------------------------------------------------------------------------
+# --- the order of kinds --------------------------------------------------------------------------------------------------
 
 
-def _renew(db: Statements, renewals: list[tuple[int, RenewLeases]]) -> Found:
-    if not renewals:
-        return []
-    db.execute("renew_leases", renewals=encode({change.owner: change.expires_at for _, change in renewals}))
-    counts = rows.decode_counts(db.fetch("count_leases"))
-    return [(n, Renewed(count=counts.get(change.owner, 0))) for n, change in renewals]
+def _claim(db: Statements, claims: list[tuple[int, ClaimRuns]]) -> Found:
+    return [(n, claim_runs(db, change)) for n, change in claims]
 
 
-def _claim(db: Statements, change: ClaimRuns) -> Claimed:
-    picked = db.fetch(
-        "pick_runs",
-        expected=change.expected.value,
-        at=change.at,
-        expires_at=change.expires_at,
-        limit=change.limit,
-    )
-    claims = rows.decode_claims(picked)
-    if not claims:
-        return Claimed(claims=[])
-    ids = encode([claim.run_id for claim in claims])
-    db.execute("leave_ready", ids=ids)
-    db.execute("claim_runs", ids=ids, status=change.status.value, at=change.at)
-    db.execute("insert_leases", ids=ids, owner=change.owner, expires_at=change.expires_at, at=change.at)
-    resumed = {claim.run_id: claim for claim in claims if claim.execution > 1}
-    if resumed:
-        found = db.fetch(
-            "tasks_by_run",
-            ids=encode(list(resumed)),
-            bytes_max=change.output_bytes_max,
-            total_max=CLAIM_TOTAL_BYTES_MAX,
-        )
-        for run_id, task in rows.decode_tasks(found):
-            resumed[run_id].tasks.append(task)
-    return Claimed(claims=claims)
+def _deliver(db: Statements, deliveries: list[tuple[int, DeliverEvent]]) -> Found:
+    return events.deliver_events(db, deliveries, insert_runs)
+
+
+def _tick(db: Statements, ticks: list[tuple[int, TickSchedule]]) -> Found:
+    return events.tick_schedules(db, ticks, ingest_events)
+
+
+_HANDLERS: tuple[tuple[tuple[type, ...], Handler], ...] = (
+    ((DefineQueue,), state.define_queues),
+    ((PauseQueue,), state.pause_queues),
+    ((PutSchedule,), events.put_schedules),
+    ((PutAccount,), state.put_accounts),
+    ((IngestEvent,), ingest_events),
+    ((DeliverEvent,), _deliver),
+    ((CancelEvent,), events.cancel_events),
+    ((TickSchedule,), _tick),
+    ((RecordTasks,), _record),
+    ((ResolveTask,), resolving.resolve_tasks),
+    ((MoveRun,), _move),
+    ((SetValue, DeleteValue), state.write_values),
+    ((UpdateStatus,), state.update_statuses),
+    ((AnnotateRun,), state.annotate_runs),
+    ((RepeatOperation,), waiting.repeat_operations),
+    ((CheckWaiter,), waiting.check_waiters),
+    ((FinishMatch,), waiting.finish_matches),
+    ((DeleteRuns,), retention.delete_runs),
+    ((DeleteEvents,), retention.delete_events),
+    ((RenewLeases,), renew_leases),
+    ((ReleaseLease,), release_leases),
+    ((ClaimRuns,), _claim),
+)
+
+_EFFECTS: tuple[tuple[tuple[type, ...], Handler], ...] = (
+    ((IngestEvent,), ingest_events),
+    ((SetValue, DeleteValue), state.write_values),
+    ((UpdateStatus,), state.update_statuses),
+    ((AnnotateRun,), state.annotate_runs),
+)

@@ -44,6 +44,8 @@ _UNAVAILABLE = {
 # What is read can't be trusted any more, and what is written might be lost.
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
+_ASIDE_TIMEOUT_SECONDS = 5.0  # how long such a read waits for a lock inside of SQLite
+
 
 def _code(error: BaseException) -> int | None:
     code = getattr(error, "sqlite_errorcode", None)
@@ -117,6 +119,8 @@ class Database:
     ) -> None:
         self.on_commit: CommitHook | None = None
         self._path = path
+        self._file = str(Path(path).absolute())  # wherever the process goes later
+        self._inline = inline
         self._writer = writer
         self._reader = reader
         self._lock = lock
@@ -193,7 +197,21 @@ class Database:
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` on one snapshot, beside any write."""
         self._check()
-        return await self._read_lane.run(lambda: self._snapshot(work))
+        return await self._read_lane.run(lambda: self._snapshot(self._reader, work))
+
+    async def read_aside(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """As `read`, on a connection and a thread of its own: however long it takes, nobody waits for it.
+
+        (A database in memory has no other connection.) What is written meanwhile makes the WAL grow.
+        """
+        self._check()
+        if self._writer is self._reader:
+            return await self.read(work)
+        return (
+            self._snapshot_aside(work)
+            if self._inline
+            else await asyncio.to_thread(self._snapshot_aside, work)
+        )
 
     async def close(self) -> None:
         """Give up one use, once what was submitted is done; the last closes the file and lets go of its lock."""
@@ -281,16 +299,26 @@ class Database:
                 f"a ROLLBACK in {self._path} failed ({error}): reopen the SQLite database"
             ) from error
 
-    def _snapshot(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    def _snapshot(self, reader: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
         self._check_broken()
         try:
-            self._reader.execute("begin")
+            reader.execute("begin")
             try:
-                return work(self._reader)
+                return work(reader)
             finally:
-                self._reader.execute("commit")
+                reader.execute("commit")
         except sqlite3.Error as error:
             raise self._translated(error) from error
+
+    def _snapshot_aside(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        self._check_broken()
+        with ExitStack() as undo:
+            try:
+                reader = _connect_read_only(self._file, _ASIDE_TIMEOUT_SECONDS, undo)
+                reader.execute("begin")  # closing ends it; a COMMIT would fail where `work` has found damage
+                return work(reader)
+            except sqlite3.Error as error:
+                raise self._translated(error) from error
 
 
 def _connect(target: str, timeout: float, undo: ExitStack, *, uri: bool = False) -> sqlite3.Connection:
@@ -369,7 +397,7 @@ def _statements(script: str) -> list[str]:
     lines: list[str] = []
     for line in script.splitlines():
         lines.append(line)
-        if line.rstrip().endswith(";") and sqlite3.complete_statement("\n".join(lines)):
+        if ";" in line and sqlite3.complete_statement("\n".join(lines)):
             found.append("\n".join(lines).strip())
             lines = []
     return found

@@ -13,11 +13,13 @@ from typing import Any
 
 import msgspec
 
-from perdure.engine.store import LeaseRow, MoveRun, NewRun, RunRow
+from perdure.engine.store import IngestEvent, LeaseRow, MoveRun, NewRun, ResolveTask, Result, RunRow
 from perdure.schema.execution import Claim, EventRecord, LogRecord, TaskRecord
 from perdure.schema.runs import ErrorInfo, RunStatus
 
 Row = tuple[Any, ...]  # what JSON can say
+Found = list[tuple[int, Result]]
+"""Results of changes, by their place in the batch."""
 
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _encode = msgspec.json.Encoder().encode
@@ -34,7 +36,7 @@ decode_strings = msgspec.json.Decoder(list[str]).decode
 decode_pairs = msgspec.json.Decoder(list[tuple[str, str]]).decode
 decode_output = msgspec.json.Decoder(tuple[str | None, str | None]).decode
 decode_fences = msgspec.json.Decoder(list[tuple[str, int]]).decode
-decode_states = msgspec.json.Decoder(list[tuple[str, RunStatus, int]]).decode
+decode_states = msgspec.json.Decoder(list[tuple[str, RunStatus, int, int]]).decode
 decode_counts = msgspec.json.Decoder(dict[str, int]).decode
 
 
@@ -52,6 +54,7 @@ def _json_text(value: ErrorInfo | list[str] | None) -> str | None:
 
 
 def event_row(event: EventRecord, created_at: int) -> Row:
+    delayed = event.deliver_at is not None and event.deliver_at > created_at
     return (
         event.id,
         event.name,
@@ -61,24 +64,53 @@ def event_row(event: EventRecord, created_at: int) -> Row:
         event.timestamp,
         event.is_test,
         created_at,
+        event.account_id,
+        event.source_context,
+        event.deliver_at,
+        event.deliver_at if delayed else None,
+        event.delivered_at,
+        max(created_at, event.deliver_at or 0),
+        event.run_options,
     )
 
 
-def new_run_row(run: NewRun, event: EventRecord) -> Row:
+def edit_row(change: IngestEvent) -> Row:
+    event = change.event
+    due_at = change.created_at if event.deliver_at is None else event.deliver_at
+    return (
+        event.id,
+        None if event.payload == "null" else event.payload,
+        event.context,
+        event.deliver_at,
+        due_at,
+        change.edit_before,
+    )
+
+
+def new_run_row(run: RunRow) -> Row:
     return (
         run.id,
         run.job_id,
         run.job_version,
-        event.id,
+        run.event_id,
         run.status,
         run.priority,
         run.created_at,
         run.reason,
-        event.is_test,
+        run.is_test,
+        run.number,
+        run.queue,
+        run.queue_key,
+        run.account_id,
+        run.parent_run_id,
+        run.parent_task_id,
+        _json_text(run.tags),
+        run.metadata,
+        run.is_internal,
     )
 
 
-def new_run(run: NewRun, event: EventRecord) -> RunRow:
+def new_run(run: NewRun, event: EventRecord, number: int) -> RunRow:
     """The run as it is once stored."""
     return RunRow(
         id=run.id,
@@ -90,6 +122,15 @@ def new_run(run: NewRun, event: EventRecord) -> RunRow:
         priority=run.priority,
         reason=run.reason,
         is_test=event.is_test,
+        number=number,
+        queue=run.queue,
+        queue_key=run.queue_key,
+        account_id=event.account_id,
+        parent_run_id=run.parent_run_id,
+        parent_task_id=run.parent_task_id,
+        tags=list(run.tags),
+        metadata=run.metadata,
+        is_internal=run.is_internal,
     )
 
 
@@ -97,7 +138,7 @@ def move_row(move: MoveRun) -> Row:
     return (
         move.run_id,
         move.status,
-        move.at if move.status is RunStatus.QUEUED else None,
+        (move.at if move.ready_at is None else move.ready_at) if move.status is RunStatus.QUEUED else None,
         move.wake_at,
         move.add_spent_ms,
         move.crashes,
@@ -109,6 +150,8 @@ def move_row(move: MoveRun) -> Row:
         move.completed_at,
         move.priority,
         move.failures,
+        move.open_waits,
+        move.resume_at,
     )
 
 
@@ -134,6 +177,18 @@ def task_row(run_id: str, task: TaskRecord) -> Row:
         task.types,
         task.opened,
         task.absorbed,
+    )
+
+
+def resolution_row(change: ResolveTask) -> Row:
+    return (
+        change.run_id,
+        change.task_id,
+        change.status,
+        change.output,
+        change.types,
+        _json_text(change.error),
+        change.at,
     )
 
 

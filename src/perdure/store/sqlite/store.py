@@ -8,14 +8,30 @@ from functools import cache
 from typing import TypeVar
 
 from perdure.clock import Clock
-from perdure.engine.store import Change, LeaseRow, Result, RunFilter, RunRow
+from perdure.engine.store import (
+    AccountRow,
+    Change,
+    LeaseRow,
+    Match,
+    OperationRow,
+    QueuePlace,
+    QueueRow,
+    Result,
+    RunFilter,
+    RunRow,
+    ScheduleRow,
+    StatusRow,
+    WaiterRow,
+)
 from perdure.errors import NotFoundError, UnavailableError
 from perdure.schema.execution import EventRecord, LogRecord, TaskRecord
 from perdure.schema.runs import RunStatus, TaskStatus
 from perdure.store.queries import load_queries
 
-from . import rows
+from . import reads, rows
+from .backup import copy_database
 from .batch import apply_changes, fetch_tasks
+from .check import find_faults
 from .connection import CommitHook, Database
 from .rows import Statements, encode
 
@@ -95,18 +111,7 @@ class SqliteStore:
         return rows.decode_run(found) if found else None
 
     async def list_runs(self, filter: RunFilter) -> list[RunRow]:
-        sql = queries()["list_runs"].replace("/* conditions */", _conditions(filter))
-        row = await self._read(
-            lambda db: db.fetch_text(
-                sql,
-                job_id=filter.job_id,
-                event_id=filter.event_id,
-                statuses=encode(filter.statuses),
-                before=filter.before,
-                limit=filter.limit,
-            )
-        )
-        return rows.decode_runs(row[0])
+        return await self._read(lambda db: reads.list_runs(db, queries()["list_runs"], filter))
 
     async def get_event(self, event_id: str) -> EventRecord | None:
         found = await self._find("get_event", id=event_id)
@@ -150,6 +155,88 @@ class SqliteStore:
         counts = rows.decode_counts(await self._fetch("count_by_status"))
         return {status: counts.get(status.value, 0) for status in RunStatus}
 
+    # --- events and schedules -------------------------------------------------------------------------------------------
+
+    async def due_events(self, now: int, limit: int) -> list[EventRecord]:
+        return await self._read(lambda db: reads.due_events(db, now, limit))
+
+    async def next_event_due(self) -> int | None:
+        return await self._read(lambda db: db.fetch("next_event_due"))
+
+    async def list_events(
+        self, *, name: str | None = None, before: str | None = None, limit: int = 50
+    ) -> list[EventRecord]:
+        return await self._read(lambda db: reads.list_events(db, name, before, limit))
+
+    async def due_schedules(self, now: int, limit: int) -> list[ScheduleRow]:
+        return await self._read(lambda db: reads.due_schedules(db, now, limit))
+
+    async def next_tick(self) -> int | None:
+        return await self._read(lambda db: db.fetch("next_tick"))
+
+    async def get_schedule(self, id: str) -> ScheduleRow | None:
+        return await self._read(lambda db: reads.get_schedule(db, id))
+
+    async def list_schedules(self, *, dispatcher: str | None = None) -> list[ScheduleRow]:
+        return await self._read(lambda db: reads.list_schedules(db, dispatcher))
+
+    async def get_account(self, id: str) -> AccountRow | None:
+        return await self._read(lambda db: reads.get_account(db, id))
+
+    # --- waits for others -----------------------------------------------------------------------------------------------
+
+    async def waiter_names(self) -> list[str]:
+        return await self._read(reads.waiter_names)
+
+    async def unchecked_waiters(self, limit: int) -> list[WaiterRow]:
+        return await self._read(lambda db: reads.unchecked_waiters(db, limit))
+
+    async def events_since(
+        self, name: str, since: int, *, after: str | None, limit: int
+    ) -> list[EventRecord]:
+        return await self._read(lambda db: reads.events_since(db, name, since, after, limit))
+
+    async def matches(self, limit: int) -> list[Match]:
+        return await self._read(lambda db: reads.matches(db, limit))
+
+    async def due_operations(self, now: int, limit: int) -> list[OperationRow]:
+        return await self._read(lambda db: reads.due_operations(db, now, limit))
+
+    async def next_operation_due(self) -> int | None:
+        return await self._read(lambda db: db.fetch("next_operation_due"))
+
+    # --- state ----------------------------------------------------------------------------------------------------------
+
+    async def get_statuses(self, run_id: str) -> list[StatusRow]:
+        return await self._read(lambda db: reads.get_statuses(db, run_id))
+
+    async def get_value(self, scope: str, key: str) -> tuple[str, str | None] | None:
+        return await self._read(lambda db: reads.get_value(db, scope, key))
+
+    async def list_queues(self) -> list[QueueRow]:
+        return await self._read(reads.list_queues)
+
+    async def place_in_queue(self, run_id: str) -> QueuePlace | None:
+        return await self._read(lambda db: reads.place_in_queue(db, run_id))
+
+    async def ended_runs(self, *, before: int, statuses: Sequence[RunStatus], limit: int) -> list[str]:
+        return await self._read(lambda db: reads.ended_runs(db, before, statuses, limit))
+
+    async def childless_events(self, *, before: int, limit: int) -> list[str]:
+        return await self._read(lambda db: reads.childless_events(db, before, limit))
+
+    # --- the database itself --------------------------------------------------------------------------------------------
+
+    async def backup(self, path: str) -> None:
+        self._check_open()
+        await self._database.read_aside(lambda connection: copy_database(connection, path))
+
+    async def check(self) -> list[str]:
+        self._check_open()
+        return await self._database.read_aside(
+            lambda connection: find_faults(connection, self._statements(connection))
+        )
+
     async def close(self) -> None:
         if self._is_open:
             self._is_open = False
@@ -171,17 +258,3 @@ class SqliteStore:
 
     async def _fetch(self, name: str, **parameters: object) -> str:
         return await self._read(lambda db: db.fetch(name, **parameters))
-
-
-def _conditions(filter: RunFilter) -> str:
-    """The list page's conditions, of fixed fragments with bound values."""
-    # Hints (unlikely, ids as a set): else SQLite prefers to walk all runs, which are in the order asked for.
-    fragments = {
-        "and unlikely(runs.job_id = :job_id)": filter.job_id is not None,
-        "and runs.id in (select id from runs where env = :env and event_id = :event_id)": filter.event_id
-        is not None,
-        "and runs.status = json_extract(:statuses, '$[0]')": len(filter.statuses) == 1,
-        "and runs.status in (select value from json_each(:statuses))": len(filter.statuses) > 1,
-        "and runs.id < :before": filter.before is not None,
-    }
-    return " ".join(fragment for fragment, wanted in fragments.items() if wanted)

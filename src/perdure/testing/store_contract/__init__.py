@@ -10,11 +10,22 @@ Example:
 The tests are coroutines (pytest-asyncio's auto mode runs them) and use the port only.
 """
 
+from .delayed import DelayedEventContract, EventListContract, ScheduleContract
 from .factories import OpenStore as OpenStore
 from .lists import ListContract
 from .promises import AtomicityContract, CloseContract, EnvironmentContract, ExactnessContract, RepeatContract
+from .retention import DatabaseContract, RetentionContract
 from .runs import ClaimContract, IngestContract, LeaseContract, TimerContract
+from .state import (
+    AccountContract,
+    AnnotationContract,
+    QueueViewContract,
+    RunFilterContract,
+    StatusContract,
+    ValueContract,
+)
 from .tasks import MoveContract, RecordContract
+from .waiting import OperationContract, WaiterContract
 
 
 class StoreContract(
@@ -25,6 +36,19 @@ class StoreContract(
     TimerContract,
     LeaseContract,
     ListContract,
+    RunFilterContract,
+    StatusContract,
+    ValueContract,
+    AnnotationContract,
+    AccountContract,
+    QueueViewContract,
+    DelayedEventContract,
+    EventListContract,
+    ScheduleContract,
+    WaiterContract,
+    OperationContract,
+    RetentionContract,
+    DatabaseContract,
     RepeatContract,
     AtomicityContract,
     EnvironmentContract,

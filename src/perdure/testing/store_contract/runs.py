@@ -63,6 +63,7 @@ class IngestContract:
                 priority=3,
                 reason="because",
                 is_test=True,
+                number=1,
             ),
             RunRow(
                 id="run_2",
@@ -72,6 +73,7 @@ class IngestContract:
                 status=RunStatus.PENDING,
                 created_at=NOW,
                 is_test=True,
+                number=1,
             ),
         ]
         assert await store.get_event("evt_1") == event
@@ -149,6 +151,8 @@ class ClaimContract:
             started_at=NOW + 10,
             lease_expires_at=LEASE,
             priority=7,
+            number=1,
+            created_at=NOW,
         )
         run = await stored_run(store)
         assert (run.status, run.execution, run.started_at) == (RunStatus.EXECUTING, 1, NOW + 10)
@@ -163,6 +167,9 @@ class ClaimContract:
                 spent_ms=0,
                 priority=7,
                 progressed=False,
+                job_id="job",
+                event_id="evt_1",
+                created_at=NOW,
             )
         ]
 

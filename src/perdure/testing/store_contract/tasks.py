@@ -179,6 +179,7 @@ class MoveContract:
             error=ErrorInfo(name="E", message="m"),
             reason="r",
             failed_tasks=["a", "b"],
+            number=1,
         )
         assert await store.get_tasks("run_1") == [make_task()]
         assert await store.get_logs("run_1") == [make_log()]

@@ -1,30 +1,84 @@
 -- Events, and the runs they cause. A batch comes as one JSON text: one statement for all of its rows.
 
 -- name: find_events
--- Which of :ids (JSON list) exist.
-select json_group_array(id) from events where env = :env and id in (select value from json_each(:ids));
+-- Which of :ids (JSON list) exist, as [[id, due_at], ...]; and whether anything waits for an event.
+select
+    (
+        select json_group_array(json_array(id, due_at)) from events
+        where env = :env and id in (select value from json_each(:ids))
+    ),
+    exists (select 1 from event_waiters where env = :env);
 
 -- name: insert_events
--- :events: [[id, name, payload, context, source, timestamp, is_test, created_at], ...]
+-- :events: [[id, name, payload, context, source, timestamp, is_test, created_at, account_id, source_context, deliver_at,
+-- due_at, delivered_at, arrived_at, run_options], ...]
 with batch as materialized (select value as r from json_each(:events))
-insert into events (env, id, name, payload, context, source, timestamp, is_test, created_at)
+insert into events (
+    env, id, name, payload, context, source, timestamp, is_test, created_at, account_id, source_context, deliver_at,
+    due_at, delivered_at, arrived_at, run_options
+)
 select
     :env, json_extract(r, '$[0]'), json_extract(r, '$[1]'), json_extract(r, '$[2]'), json_extract(r, '$[3]'),
-    json_extract(r, '$[4]'), json_extract(r, '$[5]'), json_extract(r, '$[6]'), json_extract(r, '$[7]')
+    json_extract(r, '$[4]'), json_extract(r, '$[5]'), json_extract(r, '$[6]'), json_extract(r, '$[7]'),
+    json_extract(r, '$[8]'), json_extract(r, '$[9]'), json_extract(r, '$[10]'), json_extract(r, '$[11]'),
+    json_extract(r, '$[12]'), json_extract(r, '$[13]'), json_extract(r, '$[14]')
 from batch;
 
+-- name: edit_events
+-- Events that are to be delivered, and not too soon: :edits: [[id, payload or null, context or null, deliver_at, due_at,
+-- edit_before], ...]; null keeps what there is.
+with batch as materialized (select value as r, json_extract(value, '$[0]') as id from json_each(:edits))
+update events set
+    payload = coalesce(json_extract(r, '$[1]'), payload),
+    context = coalesce(json_extract(r, '$[2]'), context),
+    deliver_at = json_extract(r, '$[3]'),
+    due_at = json_extract(r, '$[4]'),
+    arrived_at = json_extract(r, '$[4]')
+from batch
+where events.env = :env and events.id = batch.id and events.due_at >= json_extract(r, '$[5]');
+
+-- name: insert_accounts
+-- :accounts: [[id, created_at], ...]; known ones are left alone.
+insert into accounts (env, id, created_at)
+select :env, json_extract(value, '$[0]'), json_extract(value, '$[1]') from json_each(:accounts)
+where true
+on conflict (env, id) do nothing;
+
+-- name: last_numbers
+-- {job_id: highest run number} of the :jobs that have runs.
+select json_group_object(job_id, last_number) from job_counters
+where env = :env and job_id in (select value from json_each(:jobs));
+
+-- name: keep_numbers
+-- :numbers: {job_id: highest run number}
+insert into job_counters (env, job_id, last_number)
+select :env, key, value from json_each(:numbers)
+where true
+on conflict (env, job_id) do update set last_number = excluded.last_number;
+
 -- name: insert_runs
--- :runs: [[id, job_id, job_version, event_id, status, priority, created_at, reason, is_test], ...]
+-- :runs: [[id, job_id, job_version, event_id, status, priority, created_at, reason, is_test, number, queue, queue_key,
+-- account_id, parent_run_id, parent_task_id, tags, metadata, is_internal], ...]
 with batch as materialized (select value as r from json_each(:runs))
 insert into runs (
-    env, id, job_id, job_version, event_id, status, priority, created_at, queued_at, reason, is_test,
+    env, id, job_id, job_version, event_id, status, priority, created_at, queued_at, reason, is_test, number, queue,
+    queue_key, account_id, parent_run_id, parent_task_id, tags, metadata, is_internal,
     execution, crashes, failures, spent_ms, failed_tasks
 )
 select
     :env, json_extract(r, '$[0]'), json_extract(r, '$[1]'), json_extract(r, '$[2]'), json_extract(r, '$[3]'),
     json_extract(r, '$[4]'), json_extract(r, '$[5]'), json_extract(r, '$[6]'), json_extract(r, '$[6]'),
-    json_extract(r, '$[7]'), json_extract(r, '$[8]'), 0, 0, 0, 0, '[]'
+    json_extract(r, '$[7]'), json_extract(r, '$[8]'), json_extract(r, '$[9]'), json_extract(r, '$[10]'),
+    json_extract(r, '$[11]'), json_extract(r, '$[12]'), json_extract(r, '$[13]'), json_extract(r, '$[14]'),
+    json_extract(r, '$[15]'), json_extract(r, '$[16]'), json_extract(r, '$[17]'), 0, 0, 0, 0, '[]'
 from batch;
+
+-- name: insert_tags
+-- :tags: [[tag, run_id], ...]
+insert into run_tags (env, tag, run_id)
+select :env, json_extract(value, '$[0]'), json_extract(value, '$[1]') from json_each(:tags)
+where true
+on conflict (env, tag, run_id) do nothing;
 
 -- name: events_by_id
 -- The events :ids as a JSON list of EventRecord.

@@ -4,20 +4,22 @@
 
 -- name: guards
 -- What guards compare, as two JSON lists: [[run_id, execution], ...] of the leases on :leased, and
--- [[id, status, execution], ...] of the runs :moved.
+-- [[id, status, execution, wakes], ...] of the runs :moved. And whether anything waits for others than time.
 select
     (
         select json_group_array(json_array(run_id, execution)) from leases
-        where env = :env and run_id in (select value from json_each(:leased))
+        where env = :env and run_id in (select value from json_each(:leased)) and is_revoked = 0
     ),
     (
-        select json_group_array(json_array(id, status, execution)) from runs
+        select json_group_array(json_array(id, status, execution, wakes)) from runs
         where env = :env and id in (select value from json_each(:moved))
-    );
+    ),
+    exists (select 1 from event_waiters where env = :env) or exists (select 1 from operations where env = :env);
 
 -- name: move_runs
 -- :moves: [[id, status, queued_at or null, wake_at, add_spent_ms, crashes, output, types, error, reason, failed_tasks,
--- completed_at, priority or null, failures or null], ...], one per run; null for the three that may be keeps them.
+-- completed_at, priority or null, failures or null, open_waits, resume_at], ...], one per run; null for the three that
+-- may be keeps them.
 with batch as materialized (select value as r, json_extract(value, '$[0]') as id from json_each(:moves))
 update runs set
     status = json_extract(r, '$[1]'),
@@ -32,17 +34,29 @@ update runs set
     failed_tasks = json_extract(r, '$[10]'),
     completed_at = json_extract(r, '$[11]'),
     priority = coalesce(json_extract(r, '$[12]'), priority),
-    failures = coalesce(json_extract(r, '$[13]'), failures)
+    failures = coalesce(json_extract(r, '$[13]'), failures),
+    open_waits = json_extract(r, '$[14]'),
+    resume_at = json_extract(r, '$[15]')
 from batch
 where runs.env = :env and runs.id = batch.id;
 
 -- name: enter_ready
-insert into ready (env, priority, ready_at, run_id)
-select env, priority, queued_at, id from runs where env = :env and id in (select value from json_each(:ids));
+insert into ready (env, queue, queue_key, priority, ready_at, run_id)
+select env, queue, queue_key, priority, queued_at, id from runs
+where env = :env and id in (select value from json_each(:ids));
+
+-- name: enter_lanes
+-- A new lane comes after those of its queue that haven't had their turn.
+insert into lanes (env, queue, queue_key, served, is_blocked)
+select distinct runs.env, runs.queue, runs.queue_key, coalesce(queues.served, 0), 0
+from runs left join queues on queues.env = runs.env and queues.id = runs.queue
+where runs.env = :env and runs.id in (select value from json_each(:ids))
+on conflict (env, queue, queue_key) do nothing;
 
 -- name: leave_ready
-delete from ready where (env, priority, ready_at, run_id) in (
-    select env, priority, queued_at, id from runs where env = :env and id in (select value from json_each(:ids))
+delete from ready where (env, queue, queue_key, priority, ready_at, run_id) in (
+    select env, queue, queue_key, priority, queued_at, id from runs
+    where env = :env and id in (select value from json_each(:ids))
 );
 
 -- name: enter_timers
@@ -55,23 +69,119 @@ delete from timers where (env, due_at, run_id) in (
     select env, wake_at, id from runs where env = :env and id in (select value from json_each(:ids))
 );
 
+-- name: unblock_lanes
+-- Of the executions of the runs :ids, which are about to end.
+update lanes set is_blocked = 0
+where is_blocked = 1 and (env, queue, queue_key) in (
+    select env, queue, queue_key from leases
+    where env = :env and run_id in (select value from json_each(:ids)) and is_revoked = 0
+);
+
 -- name: leave_leases
-delete from leases where env = :env and run_id in (select value from json_each(:ids));
+delete from leases where env = :env and run_id in (select value from json_each(:ids)) and is_revoked = 0;
+
+-- name: revoke_leases
+-- Executions that keep their slots until they have acknowledged the end of their runs :ids.
+update leases set is_revoked = 1 where env = :env and run_id in (select value from json_each(:ids));
+
+-- name: unblock_revoked
+-- :leases: [[run_id, execution], ...]
+update lanes set is_blocked = 0
+where is_blocked = 1 and (env, queue, queue_key) in (
+    select leases.env, queue, queue_key
+    from json_each(:leases) as batch
+    cross join leases
+    where
+        leases.env = :env and leases.run_id = json_extract(batch.value, '$[0]')
+        and leases.execution = json_extract(batch.value, '$[1]') and is_revoked = 1
+);
+
+-- name: release_leases
+-- :leases: [[run_id, execution], ...]
+delete from leases where env = :env and is_revoked = 1 and (run_id, execution) in (
+    select json_extract(value, '$[0]'), json_extract(value, '$[1]') from json_each(:leases)
+);
+
+-- name: ready_queues
+-- Queues with ready runs that aren't paused, in the order of their turns:
+-- [[id, priority, concurrency_limit, key_limit, [key, ...]], ...], at most :limit lanes of each, in theirs. Hot.
+with recursive used (id) as (
+    select min(queue) from lanes where env = :env
+    union all
+    select (select min(queue) from lanes where env = :env and queue > used.id) from used where used.id is not null
+)
+
+select json_group_array(json(json)) from (
+    select json_array(used.id, coalesce(queues.priority, 0), queues.concurrency_limit, queues.key_limit, json((
+        select json_group_array(queue_key) from (
+            select queue_key from lanes
+            where env = :env and queue = used.id and is_blocked = 0
+            order by served, queue_key
+            limit :limit
+        )
+    ))) as json
+    from used left join queues on queues.env = :env and queues.id = used.id
+    where used.id is not null and queues.paused_at is null
+    order by coalesce(queues.served, 0), used.id
+);
+
+-- name: slots_taken
+-- [[queue, key, executions], ...]
+select json_group_array(json_array(queue, queue_key, taken)) from (
+    select queue, queue_key, count(*) as taken from leases where env = :env group by queue, queue_key
+);
+
+-- name: block_lanes
+-- :lanes: [[queue, key], ...]
+update lanes set is_blocked = 1 where env = :env and (queue, queue_key) in (
+    select json_extract(value, '$[0]'), json_extract(value, '$[1]') from json_each(:lanes)
+);
+
+-- name: drop_lanes
+-- :lanes: [[queue, key], ...]
+delete from lanes where env = :env and (queue, queue_key) in (
+    select json_extract(value, '$[0]'), json_extract(value, '$[1]') from json_each(:lanes)
+);
+
+-- name: serve_queues
+-- The :queues (JSON list of ids) had their turn.
+insert into queues (env, id, served)
+select :env, value, (select coalesce(max(served), 0) + 1 from queues where env = :env) from json_each(:queues)
+where true
+on conflict (env, id) do update set served = excluded.served;
+
+-- name: serve_lanes
+-- :lanes: [[queue, key], ...]; their queues have been served.
+update lanes set served = (select served from queues where queues.env = lanes.env and queues.id = lanes.queue)
+where env = :env and (queue, queue_key) in (
+    select json_extract(value, '$[0]'), json_extract(value, '$[1]') from json_each(:lanes)
+);
+
+-- name: pick_from_lane
+-- A term of pick_runs: the first :lane_share of a lane; :env is bound with the whole.
+select env, run_id from (
+    select env, run_id from ready
+    where env = :env and queue = :lane_queue and queue_key = :lane_key
+    order by priority desc, ready_at, run_id
+    limit :lane_share
+)
 
 -- name: pick_runs
--- The first :limit of the queue as a JSON list of Claim, as they will be once claimed (without tasks). Hot.
+-- The first runs of some lanes as a JSON list of Claim, as they will be once claimed (without tasks). Hot.
 select json_group_array(json(claim)) from (
     select json_object(
         'run_id', runs.id, 'execution', runs.execution + 1, 'job_id', runs.job_id, 'job_version', runs.job_version,
         'event', json(event.json), 'started_at', coalesce(runs.started_at, :at), 'lease_expires_at', :expires_at,
-        'crashes', runs.crashes, 'failures', runs.failures, 'spent_ms', runs.spent_ms, 'priority', runs.priority
+        'crashes', runs.crashes, 'failures', runs.failures, 'spent_ms', runs.spent_ms, 'priority', runs.priority,
+        'number', runs.number, 'tags', json(runs.tags), 'metadata', runs.metadata, 'wakes', runs.wakes,
+        'account', (select metadata from accounts where accounts.env = :env and accounts.id = runs.account_id),
+        'created_at', runs.created_at, 'parent_run_id', runs.parent_run_id, 'parent_task_id', runs.parent_task_id,
+        'is_internal', json(iif(runs.is_internal, 'true', 'false')), 'queue', runs.queue, 'queue_key', runs.queue_key
     ) as claim
-    from ready
-    cross join runs on runs.env = ready.env and runs.id = ready.run_id
+    from (/* lanes */) as picked
+    cross join runs on runs.env = picked.env and runs.id = picked.run_id
     cross join event_rows as event on event.env = runs.env and event.id = runs.event_id
-    where ready.env = :env and runs.status = :expected
-    order by ready.priority desc, ready.ready_at, ready.run_id
-    limit :limit
+    where runs.status = :expected
 );
 
 -- name: claim_runs
@@ -80,10 +190,12 @@ update runs set status = :status, execution = execution + 1, started_at = coales
 where env = :env and id in (select value from json_each(:ids));
 
 -- name: insert_leases
-insert into leases (env, run_id, execution, owner, expires_at, claimed_at, seq_claimed)
+insert into leases (env, run_id, execution, owner, expires_at, claimed_at, seq_claimed, queue, queue_key)
 select
     env, id, execution, :owner, :expires_at, :at,
-    (select coalesce(max(seq), 0) from tasks where tasks.env = runs.env and tasks.run_id = runs.id)
+    iif(execution = 1, 0, (
+        select coalesce(max(seq), 0) from tasks where tasks.env = runs.env and tasks.run_id = runs.id
+    )), queue, queue_key
 from runs
 where env = :env and id in (select value from json_each(:ids));
 
@@ -91,7 +203,7 @@ where env = :env and id in (select value from json_each(:ids));
 -- :renewals: {owner: expires_at}
 update leases set expires_at = renewal.value
 from json_each(:renewals) as renewal
-where leases.env = :env and leases.owner = renewal.key;
+where leases.env = :env and leases.owner = renewal.key and leases.is_revoked = 0;
 
 -- name: count_leases
 -- {owner: number of leases} as JSON.
@@ -128,6 +240,9 @@ select json_group_array(json(json)) from (
         'run_id', leases.run_id, 'execution', leases.execution, 'owner', leases.owner,
         'expires_at', leases.expires_at, 'claimed_at', leases.claimed_at,
         'crashes', runs.crashes, 'spent_ms', runs.spent_ms, 'priority', runs.priority,
+        'is_revoked', json(iif(leases.is_revoked, 'true', 'false')), 'job_id', runs.job_id, 'event_id', runs.event_id,
+        'account_id', runs.account_id, 'parent_run_id', runs.parent_run_id, 'parent_task_id', runs.parent_task_id,
+        'is_internal', json(iif(runs.is_internal, 'true', 'false')), 'created_at', runs.created_at,
         'progressed', json(iif(exists (
             select 1 from tasks
             where tasks.env = leases.env and tasks.run_id = leases.run_id and tasks.seq > leases.seq_claimed
@@ -151,7 +266,7 @@ select json_group_array(json(json)) from (
 select count(*) from ready where env = :env;
 
 -- name: count_all_leases
-select count(*) from leases where env = :env;
+select count(*) from leases where env = :env and is_revoked = 0;
 
 -- name: count_by_status
 -- {status: number of runs} as JSON.
@@ -169,3 +284,42 @@ select json_group_array(json(json)) from (
     order by runs.id desc
     limit :limit
 );
+
+-- name: open_tasks
+-- Which of :tasks ([[run_id, id], ...]) can be resolved: [[run_id, id, run's status, open_waits, resume_at, wake_at], ...]
+select json_group_array(json_array(runs.id, tasks.id, runs.status, runs.open_waits, runs.resume_at, runs.wake_at))
+from json_each(:tasks) as batch
+cross join tasks
+cross join runs
+where
+    tasks.env = :env and tasks.run_id = json_extract(batch.value, '$[0]') and tasks.id = json_extract(batch.value, '$[1]')
+    and tasks.completed_at is null and tasks.seq is null and tasks.interrupted is null
+    and runs.env = :env and runs.id = tasks.run_id and runs.completed_at is null;
+
+-- name: resolve_tasks
+-- :tasks: [[run_id, id, status, output, types, error, at], ...]
+with batch as materialized (select value as r from json_each(:tasks))
+update tasks set
+    status = json_extract(r, '$[2]'),
+    output = json_extract(r, '$[3]'),
+    types = json_extract(r, '$[4]'),
+    error = json_extract(r, '$[5]'),
+    completed_at = json_extract(r, '$[6]'),
+    due_at = null
+from batch
+where tasks.env = :env and tasks.run_id = json_extract(r, '$[0]') and tasks.id = json_extract(r, '$[1]');
+
+-- name: count_wakes
+-- :runs: [[id, resolutions, open_waits, wake_at], ...]
+with batch as materialized (select value as r from json_each(:runs))
+update runs set
+    wakes = wakes + json_extract(r, '$[1]'),
+    open_waits = json_extract(r, '$[2]'),
+    wake_at = json_extract(r, '$[3]')
+from batch
+where runs.env = :env and runs.id = json_extract(r, '$[0]');
+
+-- name: wake_runs
+-- Runs whose waits are over: :ids of runs to be :queued, in the order in which they were made.
+update runs set status = :queued, queued_at = created_at, wake_at = null, resume_at = null, open_waits = 0, reason = null
+where env = :env and id in (select value from json_each(:ids));

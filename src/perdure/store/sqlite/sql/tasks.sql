@@ -2,7 +2,8 @@
 
 -- name: record_tasks
 -- :tasks: [[run_id, id, idempotency_key, key, name, status, position, parent_id, seq, interrupted, attempts, due_at,
--- started_at, completed_at, error, details, output, types, opened, absorbed], ...]; of two rows for one task the later one counts. Hot.
+-- started_at, completed_at, error, details, output, types, opened, absorbed], ...]; of two rows for one task the later one
+-- counts. What somebody else resolved (completed without seq) gives way only to what the run's code has seen of it. Hot.
 with batch as materialized (select value as r from json_each(:tasks))
 insert into tasks (
     env, run_id, id, idempotency_key, key, name, status, position, parent_id, seq, interrupted, attempts, due_at,
@@ -34,7 +35,10 @@ on conflict (env, run_id, id) do update set
     error = excluded.error,
     details = excluded.details,
     output = iif(excluded.output is null, output, excluded.output),
-    types = iif(excluded.output is null, types, excluded.types);
+    types = iif(excluded.output is null, types, excluded.types)
+where
+    excluded.seq is not null or excluded.interrupted is not null
+    or tasks.completed_at is null or tasks.seq is not null or tasks.interrupted is not null or tasks.status = :canceled;
 
 -- name: insert_logs
 -- :logs: [[run_id, id, level, message, at, data, task_id], ...]; known ids are left alone.

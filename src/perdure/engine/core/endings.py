@@ -1,0 +1,94 @@
+"""What belongs to the end of a run, however it ends: one function, used by every terminal transition. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from perdure.engine.rows import LeaseRow, RunRow
+from perdure.engine.store import IngestEvent, MoveRun, ResolveTask
+from perdure.schema.effects import ChildResult
+from perdure.schema.execution import Claim, EventRecord
+from perdure.schema.runs import RunStatus, TaskStatus
+
+from .jobs import JobSpec, new_run
+from .transitions import RunEvent, next_status
+
+RUN_ENDED = "perdure.run_ended"
+"""Name of the events that tell of the end of a run; payload {"runId", "status"}."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Endings:
+    """What there is to be done when runs of these jobs end.
+
+    Args:
+        jobs: what is known of the jobs, by id; looked at when a run ends.
+        run_id: makes ids for the runs that deliver notifications.
+    """
+
+    def __init__(self, jobs: Mapping[str, JobSpec], run_id: Callable[[], str]) -> None:
+        self._jobs = jobs
+        self._run_id = run_id
+
+    def finish(self, move: MoveRun, event: RunEvent, run: Claim | RunRow | LeaseRow) -> MoveRun:
+        """Complete `move`, which has all that is known of the outcome, to the end of `run` by `event`."""
+        move.status = next_status(move.expected, event)
+        move.completed_at = move.at
+        move.cancel_open = True
+        if run.parent_run_id is not None and run.parent_task_id is not None:
+            move.resolve = ResolveTask(
+                run_id=run.parent_run_id,
+                task_id=run.parent_task_id,
+                status=TaskStatus.COMPLETED,
+                at=move.at,
+                waiting=RunStatus.WAITING,
+                queued=_WOKEN,
+                output=_encode(_child_result(move)).decode(),
+            )
+        job = self._jobs.get(run.job_id)
+        if job is not None and not run.is_internal:
+            handlers = job.notify_success if move.status is RunStatus.COMPLETED else job.notify_failure
+            if handlers:
+                move.effects = [*move.effects, *self._notifications(move, run, handlers)]
+        return move
+
+    def _notifications(
+        self, move: MoveRun, run: Claim | RunRow | LeaseRow, handlers: tuple[str, ...]
+    ) -> list[IngestEvent]:
+        """One event and run per handler: delivered like any other run, with the retries of its job."""
+        made: list[IngestEvent] = []
+        for handler in handlers:
+            job = self._jobs.get(handler)
+            if job is None:
+                continue
+            event = EventRecord(
+                id=f"{move.run_id}:{move.execution}:{move.status.value}:{handler}",
+                name=RUN_ENDED,
+                payload=_encode({"runId": move.run_id, "status": move.status.value}).decode(),
+                timestamp=move.at,
+                account_id=run.account_id if not isinstance(run, Claim) else run.event.account_id,
+            )
+            made.append(
+                IngestEvent(event=event, runs=[new_run(job, move.at, self._run_id())], created_at=move.at)
+            )
+        return made
+
+
+def _child_result(move: MoveRun) -> ChildResult:
+    error = move.error
+    return ChildResult(
+        run_id=move.run_id,
+        status=move.status.value,
+        output=None if move.output is None else msgspec.Raw(move.output.encode()),
+        types=move.types,
+        error=error,
+    )
+
+
+_WOKEN = next_status(RunStatus.WAITING, RunEvent.WOKEN)
+
+NO_ENDINGS = Endings({}, lambda: "")
+"""Of runs nobody waits for, whose jobs aren't known."""

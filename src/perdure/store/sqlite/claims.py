@@ -1,0 +1,189 @@
+"""Claims and leases: who gets which runs, fairly and within the limits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import msgspec
+
+from perdure.engine.core.fairness import Lane, QueueTurn, shares
+from perdure.engine.store import Applied, Claimed, ClaimRuns, ReleaseLease, Renewed, RenewLeases
+from perdure.schema.execution import Claim
+from perdure.store.queries import load_queries
+
+from . import rows
+from .rows import Found, Statements, encode
+
+CLAIM_TOTAL_BYTES_MAX = 64_000_000  # outputs of one answer; what doesn't fit is fetched one by one
+
+_PICK_MAX = 100  # lanes in one statement
+
+_Share = tuple[tuple[str, str], int]  # (queue, key), runs
+
+
+class _Queue(msgspec.Struct, array_like=True):
+    """A row of ready_queues."""
+
+    id: str
+    priority: int
+    concurrency_limit: int | None
+    key_limit: int | None
+    lanes: list[str]
+
+
+_decode_queues = msgspec.json.Decoder(list[_Queue]).decode
+_decode_slots = msgspec.json.Decoder(list[tuple[str, str, int]]).decode
+
+
+def claim_runs(db: Statements, change: ClaimRuns) -> Claimed:
+    """See ClaimRuns. Each round deals what is left among the lanes that aren't known to be empty."""
+    claims: list[Claim] = []
+    left = change.limit
+    while left > 0:
+        dealt = _deal(db, change, left)
+        if not dealt:
+            break
+        picked = _pick(db, change, dealt)
+        _take(db, change, picked)
+        claims += picked
+        left -= len(picked)
+        if not _mark(db, dealt, picked):
+            break
+    _attach_tasks(db, change, claims)
+    return Claimed(claims=claims)
+
+
+def _deal(db: Statements, change: ClaimRuns, slots: int) -> list[_Share]:
+    """How many runs each lane may give."""
+    queues = _decode_queues(db.fetch("ready_queues", limit=slots))
+    limited = change.environment_limit is not None or any(
+        queue.concurrency_limit is not None or queue.key_limit is not None for queue in queues
+    )
+    if not limited:
+        queues = _first(queues)
+        turns = [QueueTurn(queue.id, [Lane(key) for key in queue.lanes]) for queue in queues]
+        return list(shares(turns, slots).items())
+    taken = {(queue, key): count for queue, key, count in _decode_slots(db.fetch("slots_taken"))}
+    if change.environment_limit is not None:
+        slots = min(slots, change.environment_limit - sum(taken.values()))
+    turns: list[QueueTurn] = []
+    priorities: dict[str, int] = {}
+    blocked: list[tuple[str, str]] = []
+    for queue in queues:
+        lanes = [Lane(key, _free(queue.key_limit, taken.get((queue.id, key), 0))) for key in queue.lanes]
+        blocked += [(queue.id, lane.key) for lane in lanes if lane.free == 0]
+        in_all = sum(count for (name, _), count in taken.items() if name == queue.id)
+        turn = QueueTurn(
+            queue.id, [lane for lane in lanes if lane.free != 0], _free(queue.concurrency_limit, in_all)
+        )
+        if turn.lanes and turn.free != 0:
+            turns.append(turn)
+            priorities[turn.id] = queue.priority
+    if blocked:
+        # Whoever ends an execution of theirs unblocks them. Others of their queue may now come into view.
+        db.execute("block_lanes", lanes=encode(blocked))
+        if slots > 0 and any(len(queue.lanes) >= slots for queue in queues):
+            return _deal(db, change, slots)
+    highest = max(priorities.values(), default=0)
+    turns = [turn for turn in turns if priorities[turn.id] == highest]
+    return list(shares(turns, slots).items()) if slots > 0 else []
+
+
+def _first(queues: list[_Queue]) -> list[_Queue]:
+    """Those of the highest priority among them."""
+    highest = max((queue.priority for queue in queues), default=0)
+    return [queue for queue in queues if queue.priority == highest]
+
+
+def _free(limit: int | None, taken: int) -> int | None:
+    return None if limit is None else max(0, limit - taken)
+
+
+@cache
+def pick_sql(lanes: int) -> str:
+    """`pick_runs` for so many lanes: one term for each, with parameters of its own."""
+    whole, term = (load_queries("perdure.store.sqlite")[name] for name in ("pick_runs", "pick_from_lane"))
+    terms = [term.replace(":lane_", f":lane{n}_") for n in range(lanes)]
+    return whole.replace("/* lanes */", "\n" + "\nunion all\n".join(terms) + "\n")
+
+
+def _pick(db: Statements, change: ClaimRuns, dealt: Sequence[_Share]) -> list[Claim]:
+    """The runs that the lanes give, as they will be once claimed."""
+    claims: list[Claim] = []
+    for start in range(0, len(dealt), _PICK_MAX):
+        part = dealt[start : start + _PICK_MAX]
+        lanes: dict[str, object] = {}
+        for n, ((queue, key), share) in enumerate(part):
+            lanes |= {f"lane{n}_queue": queue, f"lane{n}_key": key, f"lane{n}_share": share}
+        row = db.fetch_text(
+            pick_sql(len(part)),
+            expected=change.expected.value,
+            at=change.at,
+            expires_at=change.expires_at,
+            **lanes,
+        )
+        claims += rows.decode_claims(row[0])
+    return claims
+
+
+def _take(db: Statements, change: ClaimRuns, claims: list[Claim]) -> None:
+    if claims:
+        ids = encode([claim.run_id for claim in claims])
+        db.execute("leave_ready", ids=ids)
+        db.execute("claim_runs", ids=ids, status=change.status.value, at=change.at)
+        db.execute("insert_leases", ids=ids, owner=change.owner, expires_at=change.expires_at, at=change.at)
+
+
+def _mark(db: Statements, dealt: Sequence[_Share], picked: list[Claim]) -> bool:
+    """Note whose turn it was, and drop lanes that turned out to be empty. Whether there were such."""
+    got: dict[tuple[str, str], int] = {}
+    for claim in picked:
+        lane = (claim.queue, claim.queue_key)
+        got[lane] = got.get(lane, 0) + 1
+    empty = [lane for lane, share in dealt if got.get(lane, 0) < share]
+    if empty:
+        db.execute("drop_lanes", lanes=encode(empty))
+    left = [lane for lane, _ in dealt if lane not in set(empty)]
+    if left or len(dealt) > 1:  # a queue that was alone and is empty now has no turn to lose
+        db.execute("serve_queues", queues=encode(sorted({queue for (queue, _), _ in dealt})))
+    if left:
+        db.execute("serve_lanes", lanes=encode(left))
+    return bool(empty)
+
+
+def _attach_tasks(db: Statements, change: ClaimRuns, claims: list[Claim]) -> None:
+    resumed = {claim.run_id: claim for claim in claims if claim.execution > 1}
+    if resumed:
+        found = db.fetch(
+            "tasks_by_run",
+            ids=encode(list(resumed)),
+            bytes_max=change.output_bytes_max,
+            total_max=CLAIM_TOTAL_BYTES_MAX,
+        )
+        for run_id, task in rows.decode_tasks(found):
+            resumed[run_id].tasks.append(task)
+
+
+# --- leases --------------------------------------------------------------------------------------------------------------
+
+
+def renew_leases(db: Statements, renewals: list[tuple[int, RenewLeases]]) -> Found:
+    db.execute("renew_leases", renewals=encode({change.owner: change.expires_at for _, change in renewals}))
+    counts = rows.decode_counts(db.fetch("count_leases"))
+    return [(n, Renewed(count=counts.get(change.owner, 0))) for n, change in renewals]
+
+
+def release_leases(db: Statements, releases: list[tuple[int, ReleaseLease]]) -> Found:
+    leases = encode([(change.run_id, change.execution) for _, change in releases])
+    db.execute("unblock_revoked", leases=leases)
+    db.execute("release_leases", leases=leases)
+    return [(n, Applied()) for n, _ in releases]
+
+
+def leave_leases(db: Statements, ids: list[str]) -> None:
+    """The executions of these runs have ended: their slots are free."""
+    if ids:
+        encoded = encode(ids)
+        db.execute("unblock_lanes", ids=encoded)
+        db.execute("leave_leases", ids=encoded)

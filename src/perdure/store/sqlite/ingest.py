@@ -1,0 +1,94 @@
+"""Events and the runs they cause, and what entering the ready queue takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from perdure.engine.store import Ingested, IngestEvent, NewRun, RunRow
+from perdure.errors import InternalError
+from perdure.schema.execution import EventRecord
+from perdure.schema.runs import RunStatus
+
+from . import rows
+from .events import record_matches
+from .rows import Found, Statements, encode
+
+_decode_known = msgspec.json.Decoder(list[tuple[str, int | None]]).decode
+
+
+def ingest_events(db: Statements, ingests: list[tuple[int, IngestEvent]]) -> Found:
+    """See IngestEvent; of two changes for one id in a batch the first one counts, as if it had come before."""
+    fresh: dict[str, tuple[int, IngestEvent]] = {}
+    for n, change in ingests:
+        fresh.setdefault(change.event.id, (n, change))
+    found, has_waiters = db.fetch_row("find_events", ids=encode(list(fresh)))
+    for known, _ in _decode_known(found):
+        del fresh[known]
+    stored: dict[str, list[RunRow]] = {}
+    if fresh:
+        stored = _insert(db, [change for _, change in fresh.values()], bool(has_waiters))
+    first = {n for n, _ in fresh.values()}
+    repeated = [change for n, change in ingests if n not in first]
+    repeats = _repeats(db, repeated) if repeated else {}
+    return [
+        (n, Ingested(event=change.event, runs=stored.get(change.event.id, []), duplicate=False))
+        if n in first
+        else (n, repeats[change.event.id])
+        for n, change in ingests
+    ]
+
+
+def _insert(db: Statements, changes: list[IngestEvent], has_waiters: bool) -> dict[str, list[RunRow]]:
+    db.execute("insert_events", events=encode([rows.event_row(c.event, c.created_at) for c in changes]))
+    if accounts := {c.event.account_id: c.created_at for c in changes if c.event.account_id is not None}:
+        db.execute("insert_accounts", accounts=encode(list(accounts.items())))
+    if has_waiters:
+        record_matches(db, [c.event.id for c in changes])
+    return insert_runs(db, [(run, c.event) for c in changes for run in c.runs])
+
+
+def insert_runs(db: Statements, runs: Sequence[tuple[NewRun, EventRecord]]) -> dict[str, list[RunRow]]:
+    """Create runs of events that are stored; those created, by event id."""
+    if not runs:
+        return {}
+    if any(run.status not in (RunStatus.PENDING, RunStatus.QUEUED) for run, _ in runs):
+        raise InternalError("a new run is either pending or queued")
+    jobs = list({run.job_id for run, _ in runs})
+    last = rows.decode_counts(db.fetch("last_numbers", jobs=encode(jobs)))
+    stored: dict[str, list[RunRow]] = {}
+    made: list[RunRow] = []
+    for run, event in runs:
+        number = last[run.job_id] = last.get(run.job_id, 0) + 1
+        row = rows.new_run(run, event, number)
+        made.append(row)
+        stored.setdefault(event.id, []).append(row)
+    db.execute("insert_runs", runs=encode([rows.new_run_row(row) for row in made]))
+    db.execute("keep_numbers", numbers=encode(last))
+    if tags := [(tag, row.id) for row in made for tag in row.tags]:
+        db.execute("insert_tags", tags=encode(tags))
+    enter_ready(db, (row.id for row in made if row.status is RunStatus.QUEUED))
+    return stored
+
+
+def enter_ready(db: Statements, ids: Iterable[str]) -> None:
+    """Put runs into the ready queue, by what their rows say; their lanes are made as needed."""
+    listed = list(ids)
+    if listed:
+        encoded = encode(listed)
+        db.execute("enter_ready", ids=encoded)
+        db.execute("enter_lanes", ids=encoded)
+
+
+def _repeats(db: Statements, changes: list[IngestEvent]) -> dict[str, Ingested]:
+    """Events that were known, edited if that is asked for and not too late."""
+    edits = {c.event.id: rows.edit_row(c) for c in changes if c.edit_before is not None}
+    if edits:
+        db.execute("edit_events", edits=encode(list(edits.values())))
+    ids = encode(list(dict.fromkeys(c.event.id for c in changes)))
+    events = rows.decode_events(db.fetch("events_by_id", ids=ids))
+    found = {event.id: Ingested(event=event, runs=[], duplicate=True) for event in events}
+    for run in rows.decode_runs(db.fetch("runs_by_event", ids=ids)):
+        found[run.event_id].runs.append(run)
+    return found

@@ -1,0 +1,80 @@
+"""Tasks that somebody else completes: children that ended, events that came, calls that were answered."""
+
+from __future__ import annotations
+
+import msgspec
+
+from perdure.engine.store import Applied, Refused, ResolveTask
+from perdure.schema.runs import RunStatus
+
+from . import rows, waiting
+from .ingest import enter_ready
+from .rows import Found, Statements, encode
+
+
+class _Open(msgspec.Struct, array_like=True):
+    """A row of open_tasks."""
+
+    run_id: str
+    task_id: str
+    status: RunStatus
+    open_waits: int
+    resume_at: int | None
+    wake_at: int | None
+
+
+_decode_open = msgspec.json.Decoder(list[_Open]).decode
+
+
+def resolve_tasks(db: Statements, changes: list[tuple[int, ResolveTask]]) -> Found:
+    """See ResolveTask; of two for one task in a batch the first one counts."""
+    pairs = list({(change.run_id, change.task_id): None for _, change in changes})
+    encoded = encode(pairs)
+    opened = {(row.run_id, row.task_id): row for row in _decode_open(db.fetch("open_tasks", tasks=encoded))}
+    resolved: dict[tuple[str, str], tuple[int, ResolveTask]] = {}
+    for n, change in changes:
+        pair = (change.run_id, change.task_id)
+        if pair in opened:
+            resolved.setdefault(pair, (n, change))
+    applied: dict[int, Applied] = {n: Applied() for n, _ in resolved.values()}
+    if resolved:
+        db.execute(
+            "resolve_tasks", tasks=encode([rows.resolution_row(change) for _, change in resolved.values()])
+        )
+        effects = _wake(db, [(opened[pair], change) for pair, (_, change) in resolved.items()])
+        for n, change in resolved.values():
+            if effect := effects.pop(change.run_id, None):  # told once per run
+                applied[n] = effect
+    waiting.delete_waiting(db, pairs=pairs)
+    return [(n, applied.get(n) or Refused(run=None)) for n, _ in changes]
+
+
+def _wake(db: Statements, resolved: list[tuple[_Open, ResolveTask]]) -> dict[str, Applied]:
+    """Count the resolutions, and let the runs go on that may; what became of those, by run."""
+    counts: dict[str, int] = {}
+    latest: dict[str, tuple[_Open, ResolveTask]] = {}
+    for row, change in resolved:
+        counts[row.run_id] = counts.get(row.run_id, 0) + 1
+        latest[row.run_id] = (row, change)
+    counted: list[rows.Row] = []
+    woken: list[str] = []
+    put_forward: dict[str, Applied] = {}
+    queued: RunStatus | None = None
+    for run_id, (row, change) in latest.items():
+        left, wake_at = row.open_waits, row.wake_at
+        if row.status is change.waiting:
+            left = max(0, left - counts[run_id])
+            if left == 0 or (row.resume_at is not None and row.resume_at <= change.at):
+                woken.append(run_id)
+                queued = change.queued
+            elif row.resume_at is not None and (wake_at is None or row.resume_at < wake_at):
+                put_forward[run_id] = Applied(due_at=row.resume_at)
+                wake_at = row.resume_at
+        counted.append((run_id, counts[run_id], left, wake_at))
+    db.execute_ids("leave_timers", [*woken, *put_forward])
+    db.execute("count_wakes", runs=encode(counted))
+    db.execute_ids("enter_timers", put_forward)
+    if woken and queued is not None:
+        db.execute("wake_runs", ids=encode(woken), queued=queued.value)
+        enter_ready(db, woken)
+    return {run_id: Applied(woken=True) for run_id in woken} | put_forward
