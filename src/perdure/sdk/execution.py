@@ -490,6 +490,7 @@ class Execution:
         if is_clear and self._main is not None:
             self._main = None
             self.stage.part()
+            self.others.part()
 
 
 def _nobody(_: Execution) -> None:

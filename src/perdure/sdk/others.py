@@ -38,6 +38,12 @@ class Others:
         replayed: when the first body of this execution began (loop time): until then it has replayed.
     """
 
+    # fmt: off
+    __slots__ = (
+        "_execution", "_lingering_since", "_started", "effects", "events", "replayed", "waiting", "wakes",
+    )
+    # fmt: on
+
     def __init__(self, execution: Execution) -> None:
         self._execution = execution
         self.wakes = execution.claim.wakes
@@ -69,6 +75,10 @@ class Others:
         if self._lingering_since is None:
             self._lingering_since = now
         return now - self._lingering_since < self._execution.settings.linger_for_others
+
+    def part(self) -> None:
+        """Let go of the execution, as Stage.part."""
+        del self._execution
 
     def suspended(self, wake_at: int | None) -> Suspended:
         """The outcome of an execution in which nothing can move before `wake_at` or a resolution."""
