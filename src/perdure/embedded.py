@@ -6,28 +6,22 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any, Self, TypedDict
 
 from perdure.clock import Clock, Random, SystemClock, system_random
 from perdure.durations import to_ms
-from perdure.engine.core.jobs import JobSpec
+from perdure.embedded_platform import EmbeddedPlatform, job_spec
 from perdure.engine.engine import Engine
 from perdure.engine.journal import EngineSource
-from perdure.engine.store import RunFilter, RunRow, Store
-from perdure.engine.views import to_event, to_run
+from perdure.engine.store import Store
 from perdure.errors import ConfigurationError, StoreBrokenError, UsageError
 from perdure.ids import Ids
-from perdure.schema.execution import EventRecord
-from perdure.schema.runs import Event, Run, RunStatus
 from perdure.sdk.client import Client
 from perdure.sdk.context import EnvironmentContext
-from perdure.sdk.jobs import Job
 from perdure.sdk.runner import Runner
 from perdure.sdk.settings import ExecutionSettings
-from perdure.sdk.values import view
 from perdure.store.sqlite.store import SqliteStore
 
 _log = logging.getLogger("perdure.embedded")
@@ -205,110 +199,6 @@ class Embedded:
         if self._crashed:
             return
         _log.critical("the store at %s is broken and the engine has stopped: %s", self._path, error)
-
-
-class EmbeddedPlatform:
-    """What a client needs, answered by an engine in the same process (port: Platform).
-
-    Raises UsageError, before anything else, when awaited in another event loop than the engine's.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        """To be made in the running loop of `engine`."""
-        self._any_loops_engine = engine
-        self._loop = asyncio.get_running_loop()
-
-    @property
-    def _engine(self) -> Engine:
-        if not self._is_here():
-            raise UsageError(
-                "the client runs embedded in another event loop (most likely that of another thread) than this call, "
-                "which did nothing. From other threads: "
-                "asyncio.run_coroutine_threadsafe(client.send_event(...), loop).result(), with the loop in which "
-                "client.embedded was entered; or, for an application in threads, `with client.sync.embedded(...)` and "
-                "client.sync.send_event(...), which work in every thread that has no event loop"
-            )
-        return self._any_loops_engine
-
-    def _is_here(self) -> bool:
-        try:
-            return asyncio.get_running_loop() is self._loop
-        except RuntimeError:
-            return False
-
-    def define(self, job: Job[Any, Any]) -> None:
-        engine, spec = self._any_loops_engine, job_spec(job)
-        if self._is_here():
-            engine.define([spec])
-        else:
-            with suppress(RuntimeError):  # that loop is closed: nobody left, and nothing will be executed
-                self._loop.call_soon_threadsafe(engine.define, [spec])
-
-    async def send(self, events: Sequence[EventRecord]) -> list[Event]:
-        sent = await self._engine.ingest(events)
-        return [to_event(ingested.event, runs=ingested.runs, decode=view) for ingested in sent]
-
-    async def invoke(self, job_id: str, payload: str, *, key: str | None, context: str | None) -> Run:
-        ingested = await self._engine.ingest_run(job_id, payload, key=key, context=context)
-        return to_run(ingested.runs[0], decode=view, event=ingested.event)
-
-    async def get_event(self, id: str) -> Event | None:
-        event = await self._engine.store.get_event(id)
-        if event is None:
-            return None
-        runs = await self._engine.store.list_runs(RunFilter(event_id=id, limit=1_000))
-        return to_event(event, runs=runs, decode=view)
-
-    async def get_run(self, id: str) -> Run | None:
-        row = await self._engine.store.get_run(id)
-        return None if row is None else await self._whole(row)
-
-    async def get_runs(
-        self,
-        *,
-        job_id: str | None,
-        event_id: str | None,
-        statuses: tuple[RunStatus, ...],
-        before: str | None,
-        limit: int,
-    ) -> list[Run]:
-        wanted = RunFilter(job_id=job_id, event_id=event_id, statuses=statuses, before=before, limit=limit)
-        return [to_run(row, decode=view) for row in await self._engine.store.list_runs(wanted)]
-
-    async def wait_for_run(self, id: str) -> Run:
-        return await self._whole(await self._engine.wait_settled(id))
-
-    async def cancel_run(self, id: str) -> Run:
-        return await self._whole(await self._engine.commands.cancel(id))
-
-    async def rerun(self, id: str) -> Run:
-        ingested = await self._engine.commands.rerun(id)
-        return to_run(ingested.runs[0], decode=view, event=ingested.event)
-
-    async def continue_run(self, id: str) -> Run:
-        return await self._whole(await self._engine.commands.continue_(id))
-
-    async def drain(self) -> None:
-        await self._engine.wait_idle()
-
-    async def _whole(self, row: RunRow) -> Run:
-        engine = self._engine
-        event = await engine.store.get_event(row.event_id)
-        tasks = await engine.store.get_tasks(row.id)
-        return to_run(row, decode=view, event=event, tasks=tasks, logs=await engine.store.get_logs(row.id))
-
-
-def job_spec(job: Any) -> JobSpec:
-    """What the engine needs to know of a job."""
-    return JobSpec(
-        id=job.id,
-        version=job.version,
-        event_names=job.trigger.event_names,
-        source=job.trigger.source,
-        enabled=job.enabled,
-        priority=job.priority,
-        max_duration_ms=job.max_duration_ms,
-    )
 
 
 def sqlite_path(url: str | None) -> str:

@@ -1,0 +1,174 @@
+"""The client: what an application defines its jobs on and talks to the platform through."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+
+from perdure.errors import ConflictError, UsageError
+from perdure.limits import DEFAULT_LIMITS, Limits
+from perdure.sdk.jobs import Job, JobDecorator
+from perdure.sdk.logger import LEVELS
+from perdure.sdk.operation import Duration
+from perdure.sdk.retry import Retry
+from perdure.sdk.triggers.invoke import invoke_trigger
+from perdure.sdk.triggers.trigger import Trigger
+
+from .events import ClientEvents
+from .runs import ClientRuns
+
+if TYPE_CHECKING:
+    from perdure.embedded import Embedded, EmbeddedSettings
+    from perdure.sdk.sync_client import SyncClient
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+
+class Client(ClientEvents, ClientRuns):
+    """An application's jobs, and its connection to the platform.
+
+    Example:
+        client = Client(id="my-app")
+
+        @client.job(id="hello", trigger=event_trigger(name="hello"))
+        async def hello(payload, io, ctx): ...
+
+        async with client.embedded("sqlite:///jobs.db"):
+            await client.send_event("hello", {"to": "world"})
+
+    Args:
+        id: names the application; stays the same over releases.
+        api_url, api_key: where the platform is and how to get in; else PERDURE_API_URL and PERDURE_API_KEY.
+        log_level: of jobs that set none: log < error < warn < info < debug.
+        limits: how large things may be.
+    """
+
+    def __init__(
+        self,
+        id: str,
+        *,
+        api_url: str | None = None,
+        api_key: str | None = None,
+        log_level: str = "info",
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        if not id:
+            raise UsageError("a client needs an id: Client(id='my-app')")
+        if log_level.upper() not in LEVELS:
+            raise UsageError(f"log_level {log_level!r} is none of log, error, warn, info, debug")
+        super().__init__(id, limits)
+        self.api_url = api_url or os.environ.get("PERDURE_API_URL")
+        self.api_key = api_key or os.environ.get("PERDURE_API_KEY")
+        self.log_level = log_level
+
+    # --- jobs --------------------------------------------------------------------------------------------------------
+
+    def job(
+        self,
+        *,
+        id: str,
+        name: str | None = None,
+        version: str = "1.0.0",
+        trigger: Trigger[P] | None = None,
+        enabled: bool = True,
+        priority: int = 0,
+        max_duration: Duration | None = None,
+        retry: Retry | None = None,
+        log_level: str | None = None,
+    ) -> JobDecorator[P]:
+        """Decorator that makes a job of a run function `(payload, io, ctx)`, async or not.
+
+        Args:
+            id: stays the same for ever; a run finds its code by it.
+            name: for people; the function's name if not given.
+            version: "N.N.N"; recorded with each run.
+            trigger: what starts it; without one it is only invoked.
+            enabled: False starts no new runs for events; those under way go on.
+            priority: runs of higher priority are executed first.
+            max_duration: time a run may execute in all, waits excluded, timedelta or seconds; then it is Timed out.
+            retry: an uncaught error gives the run another execution, its completed tasks kept, the failed ones reset.
+            log_level: see the client's.
+        """
+
+        def define(fn: Callable[..., Any]) -> Job[P, Any]:
+            return self.define_job(
+                id=id,
+                run=fn,
+                name=name,
+                version=version,
+                trigger=trigger,
+                enabled=enabled,
+                priority=priority,
+                max_duration=max_duration,
+                retry=retry,
+                log_level=log_level,
+            )
+
+        return define
+
+    def define_job(
+        self,
+        *,
+        id: str,
+        run: Callable[..., Awaitable[R]] | Callable[..., R],
+        name: str | None = None,
+        version: str = "1.0.0",
+        trigger: Trigger[P] | None = None,
+        enabled: bool = True,
+        priority: int = 0,
+        max_duration: Duration | None = None,
+        retry: Retry | None = None,
+        log_level: str | None = None,
+    ) -> Job[P, R]:
+        """The same as `job` without the decorator. On a connected client, too: events sent from then on start it.
+
+        Raises:
+            ConflictError: the client has a job of this id.
+        """
+        if id in self.jobs:
+            raise ConflictError(
+                f"job {id!r} is defined twice on client {self.id!r}; give each job an id of its own"
+            )
+        job: Job[P, R] = Job(
+            self,
+            run,
+            id=id,
+            name=name,
+            version=version,
+            trigger=trigger if trigger is not None else invoke_trigger(),
+            enabled=enabled,
+            priority=priority,
+            max_duration=max_duration,
+            retry=retry,
+            log_level=log_level,
+        )
+        self.jobs[id] = job
+        if (platform := self._platform_here) is not None:
+            platform.define(job)
+        return job
+
+    # --- connecting --------------------------------------------------------------------------------------------------
+
+    def embedded(self, url: str | None = None, **settings: Unpack[EmbeddedSettings]) -> Embedded:
+        """Engine and executor inside this process: `async with client.embedded("sqlite:///jobs.db"):`.
+
+        Args:
+            url: "sqlite:///relative.db", "sqlite:////absolute.db" or ":memory:"; else PERDURE_DATABASE_URL.
+            settings: see `perdure.embedded.Embedded`.
+        """
+        from perdure.embedded import Embedded, EmbeddedSettings
+
+        if unknown := settings.keys() - EmbeddedSettings.__annotations__.keys():
+            raise UsageError(
+                f"client.embedded has no setting {min(unknown)!r}; there are {', '.join(EmbeddedSettings.__annotations__)}"
+            )
+        return Embedded(self, url, **settings)
+
+    @property
+    def sync(self) -> SyncClient:
+        """The same client without `await`, for code that has no event loop."""
+        from perdure.sdk.sync_client import sync_client_of
+
+        return sync_client_of(self)
