@@ -143,7 +143,7 @@ class Engine:
         self.registry.add(jobs)
         self.queues = Queues(self)
         self.loops = Loops(self, random)
-        self.waits = Waits(store, self.writer, clock, on_due=self.loops.waker.notify)
+        self.waits = Waits(store, self.writer, clock, on_due=self.loops.look)
         self._commits = Commits(self)
 
     # --- life -----------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ class Waits:
     """
 
     def __init__(self, store: Store, writer: Writer, clock: Clock, on_due: Callable[[int], None]) -> None:
-        """`on_due(now)` is called when a run turns out to be due that nobody has woken yet."""
+        """`on_due(now)` is called when something turns out to be due that nobody has done yet."""
         self.active = 0
         self.commits = 0
         self._store = store
@@ -101,11 +101,21 @@ class Waits:
             if any((await self._store.count_by_status(active_only=True)).values()):
                 return False
             now = self._clock.now()
-            if await self._store.due_runs(now, 1):
+            if await self._is_due(now):
                 self._on_due(now)
                 return False
             if commits == self.commits and not self._writer.size:
                 return True
+
+    async def _is_due(self, now: int) -> bool:
+        """Whether a run has to be woken, an event to be delivered, or compared with who waits for it."""
+        store = self._store
+        return bool(
+            await store.due_runs(now, 1)
+            or await store.due_events(now, 1)
+            or await store.matches(1)
+            or await store.unchecked_waiters(1)
+        )
 
     async def _read_run(self, run_id: str) -> RunRow | None:
         try:

@@ -82,6 +82,12 @@ class Loops:
         for loop in self._all:
             loop.cancel()
 
+    def look(self, now: int) -> None:
+        """Something is due: have those look that could do it."""
+        self.waker.notify(now)
+        self.deliverer.notify(now)
+        self.matcher.notify(now)
+
     def set_up_soon(self) -> None:
         """Jobs were defined: write their limits and schedules, and queue runs that waited for them."""
         self._adopter.is_needed = True

@@ -81,7 +81,6 @@ def edit_row(change: IngestEvent) -> Row:
         event.id,
         None if event.payload == "null" else event.payload,
         event.context,
-        event.deliver_at,
         due_at,
         change.edit_before,
     )

@@ -133,6 +133,17 @@ class DelayedEventContract:
         assert await apply(store, deliver("run_1")) == [Refused(run=None)]
         assert await apply(store, deliver("run_1", due_at=DUE + 50)) == [Applied()]
 
+    async def test_edited_event_without_a_time_is_due_now(self, open_store: OpenStore) -> None:
+        store = await open_store("dev")
+        await apply(store, delay())
+
+        again = IngestEvent(event=make_event(), runs=[make_run()], created_at=NOW + 7, edit_before=NOW)
+        (edited,) = await apply(store, again)
+
+        assert isinstance(edited, Ingested)
+        assert (edited.event.deliver_at, edited.runs) == (NOW + 7, [])
+        assert [event.deliver_at for event in await store.due_events(NOW + 7, 10)] == [NOW + 7]
+
     async def test_event_that_is_too_close_or_delivered_is_not_edited(self, open_store: OpenStore) -> None:
         store = await open_store("dev")
         await apply(store, delay(payload="1"))

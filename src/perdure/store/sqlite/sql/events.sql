@@ -25,17 +25,17 @@ select
 from batch;
 
 -- name: edit_events
--- Events that are to be delivered, and not too soon: :edits: [[id, payload or null, context or null, deliver_at, due_at,
+-- Events that are to be delivered, and not too soon: :edits: [[id, payload or null, context or null, deliver_at,
 -- edit_before], ...]; null keeps what there is.
 with batch as materialized (select value as r, json_extract(value, '$[0]') as id from json_each(:edits))
 update events set
     payload = coalesce(json_extract(r, '$[1]'), payload),
     context = coalesce(json_extract(r, '$[2]'), context),
     deliver_at = json_extract(r, '$[3]'),
-    due_at = json_extract(r, '$[4]'),
-    arrived_at = json_extract(r, '$[4]')
+    due_at = json_extract(r, '$[3]'),
+    arrived_at = json_extract(r, '$[3]')
 from batch
-where events.env = :env and events.id = batch.id and events.due_at >= json_extract(r, '$[5]');
+where events.env = :env and events.id = batch.id and events.due_at >= json_extract(r, '$[4]');
 
 -- name: insert_accounts
 -- :accounts: [[id, created_at], ...]; known ones are left alone.
