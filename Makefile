@@ -54,7 +54,7 @@ format: $(READY) ## Format the code and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY) ## Measure the four workloads beside the floor of this machine
+bench: $(READY) ## Measure nine workloads, beside the floor of this machine (three minutes)
 	$(BIN)/python -m bench
 
 clean: ## Remove the virtual environments and what tools left

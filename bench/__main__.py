@@ -12,11 +12,30 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from . import w1_noop_runs, w2_tasks, w3_sequential, w4_latency
+from . import (
+    w1_noop_runs,
+    w2_tasks,
+    w3_sequential,
+    w4_latency,
+    w5_waiting,
+    w6_kill,
+    w8_history,
+    w9_fairness,
+)
 from .workload import Line, fsync_ms, measure
 
 WORKLOADS = {
-    module.WORKLOAD.id: module.WORKLOAD for module in (w1_noop_runs, w2_tasks, w3_sequential, w4_latency)
+    module.WORKLOAD.id: module.WORKLOAD
+    for module in (
+        w1_noop_runs,
+        w2_tasks,
+        w3_sequential,
+        w4_latency,
+        w5_waiting,
+        w6_kill,
+        w8_history,
+        w9_fairness,
+    )
 }
 
 
@@ -25,7 +44,9 @@ def main(
     quick: Annotated[
         bool, typer.Option(help="Small sizes, once: does it work? Targets aren't judged.")
     ] = False,
-    repeats: Annotated[int, typer.Option(help="How often each is measured, in turn with its floor.")] = 3,
+    repeats: Annotated[
+        int, typer.Option(help="How often each is measured, in turn with its floor; long ones once.")
+    ] = 3,
     folder: Annotated[
         Path | None, typer.Option(help="Where databases are made; a RAM disk hides fsync.")
     ] = None,
@@ -70,7 +91,7 @@ def _table(lines: list[Line], fsync: float) -> Table:
             line.figure,
             _number(line.perdure),
             _number(line.floor),
-            f"{line.ratio:.2f}",
+            "" if line.ratio is None else f"{line.ratio:.2f}",
             line.target or "",
             {True: "[green]yes", False: "[red]no", None: ""}[line.met],
         )
@@ -78,7 +99,9 @@ def _table(lines: list[Line], fsync: float) -> Table:
     return table
 
 
-def _number(value: float) -> str:
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
     return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
 
 

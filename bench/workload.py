@@ -24,30 +24,46 @@ Measure = Callable[[Path, int], Coroutine[Any, Any, Figures]]
 
 @dataclass(frozen=True)
 class Target:
-    """What the issue asks of a figure: "at_least" or "at_most" so much."""
+    """What the issue asks of a figure: "at_least" or "at_most" so much, or such a ratio to the floor; one of them will do."""
 
     figure: str
     bound: str
-    value: float
+    value: float | None = None
+    ratio: float | None = None
 
-    def is_met(self, figure: float) -> bool:
-        return figure >= self.value if self.bound == "at_least" else figure <= self.value
+    def is_met(self, figure: float, ratio: float | None) -> bool:
+        return any(
+            asked is not None
+            and is_ is not None
+            and (is_ >= asked if self.bound == "at_least" else is_ <= asked)
+            for asked, is_ in ((self.value, figure), (self.ratio, ratio))
+        )
 
     def __str__(self) -> str:
-        return f"{'≥' if self.bound == 'at_least' else '≤'} {self.value:,g}"
+        sign = "≥" if self.bound == "at_least" else "≤"
+        asked = [] if self.value is None else [f"{self.value:,g}"]
+        if self.ratio is not None:
+            asked.append(f"{self.ratio:g} × floor")
+        return f"{sign} {' or '.join(asked)}"
 
 
 @dataclass(frozen=True)
 class Workload:
-    """`size` is that of the issue, `quick` one which takes a fraction of a second."""
+    """`size` is that of the issue, `quick` one which takes a second.
+
+    Attributes:
+        floor: measured beside it; None where nothing smaller does the same.
+        repeats_max: how often it is measured at most, however often that is asked for: some take long.
+    """
 
     id: str
     what: str
     size: int
     quick: int
     perdure: Measure
-    floor: Measure
-    targets: tuple[Target, ...]
+    floor: Measure | None = None
+    targets: tuple[Target, ...] = ()
+    repeats_max: int = 1_000
 
 
 @dataclass(frozen=True)
@@ -58,8 +74,8 @@ class Line:
     what: str
     figure: str
     perdure: float
-    floor: float
-    ratio: float
+    floor: float | None
+    ratio: float | None
     target: str | None
     met: bool | None
 
@@ -68,12 +84,20 @@ def measure(workload: Workload, *, quick: bool, repeats: int, folder: Path | Non
     """Floor and perdure in turn, `repeats` times; the medians."""
     size = workload.quick if quick else workload.size
     pairs = [
-        (_once(workload.floor, size, folder), _once(workload.perdure, size, folder)) for _ in range(repeats)
+        (
+            {} if workload.floor is None else _once(workload.floor, size, folder),
+            _once(workload.perdure, size, folder),
+        )
+        for _ in range(min(repeats, workload.repeats_max))
     ]
     targets = {target.figure: target for target in workload.targets}
     lines: list[Line] = []
     for name in pairs[0][1]:
         value = median(perdure[name] for _, perdure in pairs)
+        floor, ratio = None, None
+        if name in pairs[0][0]:
+            floor = median(floor[name] for floor, _ in pairs)
+            ratio = median(perdure[name] / floor[name] for floor, perdure in pairs)
         target = targets.get(name)
         lines.append(
             Line(
@@ -81,10 +105,10 @@ def measure(workload: Workload, *, quick: bool, repeats: int, folder: Path | Non
                 what=workload.what.format(size=size),
                 figure=name,
                 perdure=value,
-                floor=median(floor[name] for floor, _ in pairs),
-                ratio=median(perdure[name] / floor[name] for floor, perdure in pairs),
+                floor=floor,
+                ratio=ratio,
                 target=None if target is None else str(target),
-                met=None if target is None or quick else target.is_met(value),
+                met=None if target is None or quick else target.is_met(value, ratio),
             )
         )
     return lines
