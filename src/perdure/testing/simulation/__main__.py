@@ -59,7 +59,8 @@ def _run(first: int, seeds: int, jobs: int, lines: int) -> int:
             virtual += report.seconds
             if not report.is_clean:
                 failed.append(report.seed)
-                _say(f"\r{report.describe(lines)}\n")
+                _progress("")
+                _say(f"{report.describe(lines)}\n")
         rate = done / (time.monotonic() - began)
         _progress(f"{done} of {seeds} seeds, {len(failed)} failed, {rate:.0f} seeds/s")
     _progress("")

@@ -18,9 +18,9 @@ from perdure.engine.store import (
     ClaimRuns,
     Ingested,
     IngestEvent,
+    LeaseRow,
     MoveRun,
     RecordTasks,
-    RenewLeases,
     Result,
     RunFilter,
     RunRow,
@@ -35,8 +35,6 @@ from .trace import Trace
 LEGAL = frozenset((status, following) for (status, _), following in TRANSITIONS.items())
 EVERYTHING = 1_000_000
 FAR = 1 << 60
-
-_UNDERSTOOD: frozenset[type] = frozenset({IngestEvent, RecordTasks, MoveRun, ClaimRuns, RenewLeases})
 
 
 class History:
@@ -84,7 +82,7 @@ class History:
                 self._recorded(batch, change)
         for change, result in batch.of(MoveRun):
             if isinstance(result, Applied):
-                self._moved(batch, change)
+                self._moved(batch, change, result)
         for change, result in batch.of(ClaimRuns):
             self._claimed(batch, change, result)
         self._trace.add("commit", batch.describe())
@@ -124,8 +122,12 @@ class History:
         known = self.tasks[change.run_id]
         return all(task.id in known and known[task.id].status is task.status for task in change.tasks)
 
-    def _moved(self, batch: _Batch, move: MoveRun) -> None:
+    def _moved(self, batch: _Batch, move: MoveRun, result: Any) -> None:
         state = batch.state(move.run_id)
+        if move.run_id in batch.loose:
+            self._write(move.run_id, move.tasks)
+            batch.reread.add(move.run_id)
+            return
         if state != (move.expected, move.execution):
             if state != (move.status, move.execution):  # else two of the same kind: the second finds it done
                 self._find(
@@ -137,9 +139,12 @@ class History:
         if move.cancel_open or move.reset or move.reset_open:
             batch.reread.add(move.run_id)
             batch.forgotten.update((move.run_id, task_id) for task_id in move.reset)
-        if move.status is RunStatus.WAITING and move.reason is None:
+        status = move.status
+        if getattr(result, "overtaken", False):  # somebody resolved a task that the execution hadn't seen
+            status = RunStatus.QUEUED
+        elif status is RunStatus.WAITING and move.reason is None:
             batch.suspended.add(move.run_id)
-        self._step(batch, move.run_id, move.status, move.execution)
+        self._step(batch, move.run_id, status, move.execution)
 
     def _claimed(self, batch: _Batch, change: ClaimRuns, result: Any) -> None:
         assert isinstance(result, Claimed)
@@ -149,7 +154,8 @@ class History:
             )
         for claim in result.claims:
             state = batch.state(claim.run_id)
-            if state != (RunStatus.QUEUED, claim.execution - 1):
+            is_free = claim.run_id in batch.loose or (state is None and batch.creates)
+            if state != (RunStatus.QUEUED, claim.execution - 1) and not is_free:
                 self._find(
                     "one execution at a time",
                     f"execution {claim.execution} of {claim.run_id} was claimed while it was {state}",
@@ -157,7 +163,7 @@ class History:
             batch.go(claim.run_id, RunStatus.EXECUTING, claim.execution)
             known = {task.id for task in self.tasks[claim.run_id].values()}
             got = {task.id for task in claim.tasks}
-            if claim.execution > 1 and known != got and claim.run_id not in batch.reread:
+            if claim.execution > 1 and known != got and claim.run_id not in batch.reread | batch.loose:
                 self._find(
                     "nothing acknowledged is lost",
                     f"the claim of {claim.run_id} lacks tasks {sorted(known - got)}, has {sorted(got - known)} too",
@@ -192,24 +198,40 @@ class History:
 
     async def _look(self, batch: _Batch) -> None:
         """Read what the transaction touched."""
-        for run_id in dict.fromkeys((*batch.states, *batch.reread)):
+        for run_id in dict.fromkeys((*batch.states, *batch.reread, *batch.loose)):
             row = await self._store.get_run(run_id)
             if row is None:
                 self._find("nothing acknowledged is lost", f"{run_id} is gone")
                 continue
             state = batch.state(run_id)
-            if batch.is_understood and (row.status, row.execution) != state:
+            if run_id in batch.loose:
+                if run_id in self.runs and not _can_become(self.runs[run_id].status, row.status):
+                    self._find(
+                        "legal transitions only",
+                        f"{run_id} went from {self.runs[run_id].status.name} to {row.status.name}",
+                    )
+            elif (row.status, row.execution) != state:
                 self._find(
                     "a commit does what it says",
                     f"{run_id} is {row.status.name}, execution {row.execution}, and should be {state}",
                 )
             self._saw(row)
-        for run_id in batch.reread:
+        if batch.creates:
+            for row in await self._store.list_runs(RunFilter(limit=EVERYTHING)):
+                if row.id not in self.runs:
+                    self._saw(row)
+        for run_id in dict.fromkeys((*batch.reread, *batch.loose)):
             await self._reread_tasks(run_id, batch)
         for run_id in batch.suspended:
             row = self.runs[run_id]
-            if row.status is RunStatus.WAITING and not any(
-                task.due_at == row.wake_at for task in await self._store.get_tasks(run_id) if task.seq is None
+            if (
+                row.status is RunStatus.WAITING
+                and row.wake_at is not None
+                and not any(
+                    task.due_at == row.wake_at
+                    for task in await self._store.get_tasks(run_id)
+                    if task.seq is None
+                )
             ):
                 self._find(
                     "a suspension is atomic", f"{run_id} waits until {row.wake_at}, and no task of it does"
@@ -251,7 +273,9 @@ class History:
                     f"{run_id} changed by itself: {self.runs.get(run_id)} → {row}",
                 )
         by_status = {status: {r.id for r in rows.values() if r.status is status} for status in RunStatus}
-        leases = await store.leases(expired_at=None, limit=EVERYTHING)
+        leases = [
+            lease for lease in await store.leases(expired_at=None, limit=EVERYTHING) if not _is_revoked(lease)
+        ]
         self._same(
             "a run is in one place",
             "leases",
@@ -267,7 +291,11 @@ class History:
                     "limits are never exceeded", f"{owner} executes {count} runs, {self._slots} are allowed"
                 )
         timers = {row.id for row in await store.due_runs(FAR, EVERYTHING)}
-        self._same("a run is in one place", "timers", timers, by_status[RunStatus.WAITING])
+        timed = {run_id for run_id in by_status[RunStatus.WAITING] if rows[run_id].wake_at is not None}
+        self._same("a run is in one place", "timers", timers, timed)
+        for run_id in by_status[RunStatus.WAITING] - timed:
+            if not getattr(rows[run_id], "open_waits", 0):
+                self._find("no run waits for a resolved reason", f"{run_id} waits for nobody and for no time")
         counts = await store.count_by_status(active_only=True)
         if counts[RunStatus.QUEUED] != len(by_status[RunStatus.QUEUED]):
             self._find(
@@ -276,8 +304,10 @@ class History:
             )
 
     async def end(self) -> None:
-        """Read everything, tasks too."""
+        """Read everything, tasks too. All runs have ended: nothing may be left of their executions."""
         await self.look_at_all()
+        for lease in await self._store.leases(expired_at=None, limit=EVERYTHING):
+            self._find("no slot leaks", f"{lease.owner} still holds a slot for {lease.run_id}")
         for run_id, known in self.tasks.items():
             stored = {task.id: task for task in await self._store.get_tasks(run_id)}
             for task in known.values():
@@ -302,7 +332,16 @@ class History:
 
 
 class _Batch:
-    """One transaction, and what follows from it for the runs it touches."""
+    """One transaction, and what follows from it for the runs it touches.
+
+    Attributes:
+        states: what they are after what has been looked at so far.
+        reread: runs whose tasks it changes as only the store can tell.
+        forgotten: tasks that start afresh.
+        suspended: runs whose execution ended with a wait.
+        loose: runs that are woken by what happens to others, if that was the last they waited for: only the store can tell.
+        creates: whether runs may appear that no result speaks of.
+    """
 
     def __init__(self, history: History, changes: Sequence[Change], results: Sequence[Result]) -> None:
         self._history = history
@@ -311,7 +350,8 @@ class _Batch:
         self.reread: set[str] = set()
         self.forgotten: set[tuple[str, str]] = set()
         self.suspended: set[str] = set()
-        self.is_understood = all(type(change) in _UNDERSTOOD for change in changes)
+        self.loose = {run_id for change, _ in self._pairs for run_id in _resolved(change)}
+        self.creates = any(map(_creates, changes))
 
     def of(self, kind: type[Any]) -> list[tuple[Any, Any]]:
         return [pair for pair in self._pairs if isinstance(pair[0], kind)]
@@ -327,6 +367,31 @@ class _Batch:
 
     def describe(self) -> str:
         return "; ".join(_describe(change, result) for change, result in self._pairs)
+
+
+def _resolved(change: Any) -> list[str]:
+    """Runs of which the change resolves a task."""
+    changes: tuple[Any, Any] = (change, getattr(change, "resolve", None))
+    return [each.run_id for each in changes if type(each).__name__ == "ResolveTask"]
+
+
+def _creates(change: Any) -> bool:
+    return bool(getattr(change, "effects", ())) or (
+        type(change) is not IngestEvent and hasattr(change, "runs")
+    )
+
+
+def _is_revoked(lease: LeaseRow) -> bool:
+    """Whether its run was taken away, and the execution hasn't acknowledged that yet."""
+    return getattr(lease, "is_revoked", False)
+
+
+def _can_become(status: RunStatus, later: RunStatus, steps: int = 4) -> bool:
+    if status is later:
+        return True
+    return steps > 0 and any(
+        _can_become(following, later, steps - 1) for before, following in LEGAL if before is status
+    )
 
 
 def _describe(change: Any, result: Any) -> str:

@@ -34,6 +34,7 @@ class Node:
         gone: set when it has ended, in whatever way.
         is_up: its engine runs, and it hasn't been told to leave.
         up_since: when it came up, seconds of the loop.
+        calls: of its client that are under way.
         programs: the jobs that it defines; all of them if it `is_whole`.
     """
 
@@ -57,6 +58,7 @@ class Node:
         self.gone = asyncio.Event()
         self.is_up = False
         self.up_since = 0.0
+        self.calls = 0
         self.client = client = Client(id="simulated")
         # Now and then a release that lacks a job: its runs wait for one that has it.
         self.programs = [program for program in programs if is_whole or chance.random() < 0.9]
@@ -160,7 +162,9 @@ class Node:
             random.Random(self._chance.getrandbits(64)),
         )
         while take_action():
+            self.calls += 1
             await caller.act()
+            self.calls -= 1
             await asyncio.sleep(caller.chance.choice((0, 0.001, 0.05, 1, 5, 30)))
 
     def _end(self) -> None:

@@ -206,6 +206,7 @@ class World:
         until = self.loop.time() + SECOND_ACT_SECONDS
         while (
             node.gone.is_set()
+            or node.calls
             or not all(run.status.is_terminal for run in self.history.runs.values())
             or not node.is_up
         ):
