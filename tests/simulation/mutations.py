@@ -20,13 +20,13 @@ Mutation = Callable[[pytest.MonkeyPatch], None]
 
 def fence_dropped(patch: pytest.MonkeyPatch) -> None:
     """Tasks are written whichever execution they are from."""
-    guarded = batch._record_and_move
 
-    def unguarded(db: Any, records: list[Any], moves: list[Any]) -> Any:
+    def unguarded(db: Any, records: list[Any]) -> Any:
         batch._write(db, (change for _, change in records))
-        return [*((n, Applied()) for n, _ in records), *(guarded(db, [], moves) if moves else [])]
+        return [(n, Applied()) for n, _ in records]
 
-    patch.setattr(batch, "_record_and_move", unguarded)
+    handlers = [(kinds, unguarded if RecordTasks in kinds else handler) for kinds, handler in batch._HANDLERS]
+    patch.setattr(batch, "_HANDLERS", tuple(handlers))
 
 
 def lost_wake_up(patch: pytest.MonkeyPatch) -> None:
@@ -41,16 +41,16 @@ def lost_wake_up(patch: pytest.MonkeyPatch) -> None:
 
 
 def double_claim(patch: pytest.MonkeyPatch) -> None:
-    """Of several runs claimed together, the last one stays in the queue."""
-    claim = batch._claim
+    """Of several runs claimed together, the first one is handed out twice."""
+    claim_runs = batch.claim_runs
 
     def careless(db: Any, change: Any) -> Any:
-        claimed = claim(db, change)
+        claimed = claim_runs(db, change)
         if len(claimed.claims) > 2:
-            db.execute_ids("enter_ready", [claimed.claims[-1].run_id])
+            claimed.claims[-1] = claimed.claims[0]
         return claimed
 
-    patch.setattr(batch, "_claim", careless)
+    patch.setattr(batch, "claim_runs", careless)
 
 
 class _Ghost:
@@ -76,21 +76,13 @@ def leaked_slot(patch: pytest.MonkeyPatch) -> None:
 
 
 def leaked_lease(patch: pytest.MonkeyPatch) -> None:
-    """A run that is cancelled while it executes keeps its lease."""
-    move = batch._move
+    """Of several executions that end together, one keeps its lease."""
+    leave_leases = batch.leave_leases
 
-    def leaky(db: Any, moves: list[MoveRun]) -> None:
-        move(db, moves)
-        cancelled = [
-            change.run_id
-            for change in moves
-            if change.expected is RunStatus.EXECUTING and change.status is RunStatus.CANCELLED
-        ]
-        if cancelled:
-            ids = batch.encode(cancelled)
-            db.execute("insert_leases", ids=ids, owner="nobody", expires_at=1 << 60, at=0)
+    def leaky(db: Any, ids: list[str]) -> None:
+        leave_leases(db, ids[1:] if len(ids) > 1 else ids)
 
-    patch.setattr(batch, "_move", leaky)
+    patch.setattr(batch, "leave_leases", leaky)
 
 
 def suspended_in_two_steps(patch: pytest.MonkeyPatch) -> None:

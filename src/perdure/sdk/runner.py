@@ -108,7 +108,8 @@ class Runner:
         job = self.jobs.get(claim.job_id)
         if job is None:
             _log.warning("run %s waits: its job %r isn't defined in this process", claim.run_id, claim.job_id)
-            journal.close(JobMissing(), [], [])
+            closing = journal.close(JobMissing(), [], [])
+            closing.add_done_callback(lambda closed: _release_if_refused(closed, journal))
             return
         execution = Execution(
             claim,
@@ -221,3 +222,9 @@ class Runner:
                 while self._executions:
                     self._changed.clear()
                     await self._changed.wait()
+
+
+def _release_if_refused(closed: asyncio.Future[bool], journal: Journal) -> None:
+    """The run was taken away while nobody executed it: its slot is free."""
+    if not closed.cancelled() and closed.exception() is None and not closed.result():
+        journal.release()

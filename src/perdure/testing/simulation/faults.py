@@ -53,7 +53,7 @@ class Weather:
         self.crash_before = 0.006 * foul
         self.crash_after = 0.006 * foul
         self.steps_per_crash = chance.choice((0, 300, 1_000, 4_000)) if foul else 0
-        self.steps_per_freeze = chance.choice((0, 0, 3_000)) if foul else 0
+        self.steps_per_freeze = chance.choice((0, 500, 3_000)) if foul else 0
         self.restart = chance.choice((0.0, 0.3))
 
     def calm(self) -> None:

@@ -185,9 +185,10 @@ class Node:
     def _arm(self) -> None:
         """Choose between which two callbacks it dies or freezes."""
         weather = self._weather
-        if weather.steps_per_crash:
+        freezes = weather.steps_per_freeze and (not weather.steps_per_crash or self._chance.random() < 0.5)
+        if weather.steps_per_crash and not freezes:
             self._loop.alarm(self.process, weather.steps(weather.steps_per_crash), self._die_at_random)
-        elif weather.steps_per_freeze:
+        elif freezes:
             self._loop.alarm(self.process, weather.steps(weather.steps_per_freeze), self._freeze)
 
     def _die_at_random(self) -> None:
