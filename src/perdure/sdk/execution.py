@@ -367,9 +367,7 @@ class Execution:
                 self.journal.close(self.outcome, [], []).add_done_callback(self._closed, context=self.outside)
                 return
         elif not future.result():
-            self.outcome = (
-                "the run was taken away meanwhile"  # no outcome any more: `_finish` gives the slot back
-            )
+            self.outcome = "the run was taken away meanwhile"  # `_finish` gives the slot back
         elif isinstance(self.outcome, Failed):
             task = self.records.find(self.outcome.error.task_id or "")
             notices.failed(self.claim, self.outcome, task.key if task is not None else None)
