@@ -104,7 +104,10 @@ async def test_no_query_scans_a_table(store, name):
         ("unchecked_waiters", "SEARCH event_waiters USING INDEX event_waiters_unchecked_idx (env=?)"),
         ("matches", "SEARCH event_waiters USING INDEX event_waiters_name_idx (env=? AND name=?)"),
         ("due_operations", "SEARCH operations USING INDEX operations_due_idx (env=? AND due_at<?)"),
-        ("next_operation_due", "SEARCH operations USING COVERING INDEX operations_due_idx (env=?)"),
+        (
+            "next_operation_due",
+            "SEARCH operations USING COVERING INDEX operations_due_idx (env=? AND due_at>?)",
+        ),
         ("waiting", "SEARCH event_waiters USING PRIMARY KEY (env=? AND run_id=?)"),
         ("waiting", "SEARCH operations USING PRIMARY KEY (env=? AND run_id=? AND task_id=?)"),
         ("ended_runs", "SEARCH runs USING INDEX runs_completed_idx (env=? AND completed_at<?)"),

@@ -91,8 +91,8 @@ class RecordTasks(Struct, kw_only=True, gc=False):
 
     A task row is replaced as a whole, except that an absent output keeps the stored one and its types, and that a
     stored resolution (see ResolveTask) is replaced only by a row that has a `seq` or was interrupted. `omitted` is not
-    stored; a log id that is known is left alone. The same task twice in a batch: the last one counts. `effects` are
-    carried out in the same transaction.
+    stored; a log id that is known is left alone. The same task twice in a batch: the last one counts. What waited for an
+    interrupted task (waiters of events, operations) is deleted. `effects` are carried out in the same transaction.
     """
 
     run_id: str
@@ -109,7 +109,8 @@ class ResolveTask(Struct, kw_only=True, gc=False):
     output, types, error and `completed_at` = `at`; it stays without `seq` until the run's code has seen it. The run's
     `wakes` is raised by one. If the run is in status `waiting`, `open_waits` falls by one; at 0, or if `resume_at` has
     come, it moves to `queued` (as a MoveRun would: keys of ready as for any), else its timer is set to `resume_at` unless it is earlier.
-    What waited for this task (waiters of events, operations) is deleted, whether or not the guard holds.
+    What waited for this task (waiters of events, operations) is deleted, whether or not the guard holds. `tasks` are
+    written below the task if it does (rows whose id exists are replaced).
     """
 
     run_id: str
@@ -121,6 +122,7 @@ class ResolveTask(Struct, kw_only=True, gc=False):
     output: str | None = None
     types: str | None = None
     error: ErrorInfo | None = None
+    tasks: Sequence[TaskRecord] = ()
 
 
 class MoveRun(Struct, kw_only=True, gc=False):
@@ -141,7 +143,7 @@ class MoveRun(Struct, kw_only=True, gc=False):
         completed_at: set for terminal statuses, else None (so is `wake_at`, but for WAITING).
         tasks, logs, effects: as in RecordTasks, written in the same transaction.
         cancel_open: tasks without completion or interruption become CANCELED, completed at `at`.
-        reset: ids of tasks whose rows are deleted, so that they start afresh; every interruption from the earliest of
+        reset: ids of tasks whose rows are deleted, so that they start afresh, with rows below that the platform made; every interruption from the earliest of
             their completions (its `seq`) on is undone too: CANCELED rows deleted, `interrupted` cleared on others.
             With an empty list nothing is reset.
         reset_open: also delete rows CANCELED without an interruption (those `cancel_open` made).
@@ -349,14 +351,16 @@ class CheckWaiter(Struct, kw_only=True):
 class RepeatOperation(Struct, kw_only=True):
     """An operation's call is to be made again at `due_at`. Result: Applied, or Refused if it isn't at `attempt`.
 
-    `attempt` is the one that was made; the next has the following number. `tasks` are written below the task, as what
-    is known of the attempt (rows whose id exists are replaced).
+    `attempt` is the one that was made; the next has the following number. `tries` is how many calls in a row will have
+    been made then without success, that one included. `tasks` are written below the task, as what is known of the attempt
+    (rows whose id exists are replaced).
     """
 
     run_id: str
     task_id: str
     attempt: int
     due_at: int
+    tries: int
     tasks: Sequence[TaskRecord] = ()
 
 

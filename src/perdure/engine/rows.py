@@ -153,12 +153,20 @@ class Match(Struct, kw_only=True):
 
 
 class OperationRow(Struct, kw_only=True):
-    """A call that the platform makes for a task. `operation`: JSON; `attempt`: of the call that is due, from 1."""
+    """A call that the platform makes for a task.
+
+    Attributes:
+        attempt: of the call that is due, from 1.
+        tries: of the same: 1, and one more for each call in a row that failed before it.
+        started_at: when the first call was due.
+        operation: JSON.
+    """
 
     run_id: str
     task_id: str
     due_at: int
     attempt: int
+    tries: int
     started_at: int
     operation: str
 

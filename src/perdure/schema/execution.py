@@ -13,6 +13,9 @@ from msgspec import Struct
 from .effects import EventWait
 from .runs import ErrorInfo, TaskStatus
 
+PLATFORM_ROW = -1
+"""`TaskRecord.opened` of a row that isn't a task of the run's code."""
+
 
 class TaskRecord(Struct, kw_only=True, gc=False):
     """The whole state of a task. Recording one replaces what was known of that task (a missing output is kept).
@@ -21,6 +24,7 @@ class TaskRecord(Struct, kw_only=True, gc=False):
         key: as written; JSON for a list key.
         position: order of appearance in the run, for display.
         opened: position in the run's history when it first appeared: a replay lets nothing after that happen before.
+            PLATFORM_ROW: the platform made it for people to see, and no execution gets it.
         absorbed: its body was asked to cancel, and completed or failed all the same: so it does on replay.
         seq: position in the run's history at which its completion (COMPLETED, ERRORED) was observed; from 1.
         interrupted: position in the history at which user code cancelled it. A replay parks it until that happens again.

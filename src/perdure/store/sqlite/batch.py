@@ -40,7 +40,7 @@ from perdure.engine.store import (
 )
 from perdure.errors import InternalError
 from perdure.schema.effects import AnnotateRun, DeleteValue, SetValue, StartOperation, UpdateStatus
-from perdure.schema.execution import TaskRecord
+from perdure.schema.execution import PLATFORM_ROW, TaskRecord
 from perdure.schema.runs import RunStatus, TaskStatus
 
 from . import events, resolving, retention, rows, state, waiting
@@ -88,10 +88,12 @@ def _apply_effects(db: Statements, effects: Iterable[Effect]) -> None:
 
 
 def _record(db: Statements, records: list[tuple[int, RecordTasks]]) -> Found:
-    leased, _, _ = db.fetch_row("guards", leased=encode([change.run_id for _, change in records]), moved="[]")
+    leased, _, others = db.fetch_row(
+        "guards", leased=encode([change.run_id for _, change in records]), moved="[]"
+    )
     fences = dict(rows.decode_fences(leased))
     held = [(n, change) for n, change in records if fences.get(change.run_id) == change.execution]
-    _write(db, (change for _, change in held))
+    _write(db, [change for _, change in held], may_be_waited_for=bool(others))
     found: Found = [(n, Applied()) for n, _ in held]
     if len(held) < len(records):
         strays = [(n, change) for n, change in records if fences.get(change.run_id) != change.execution]
@@ -148,7 +150,7 @@ def _overtaken(move: MoveRun) -> MoveRun:
     )
 
 
-def _write(db: Statements, changes: Iterable[RecordTasks | MoveRun]) -> None:
+def _write(db: Statements, changes: Sequence[RecordTasks | MoveRun], *, may_be_waited_for: bool) -> None:
     tasks: list[rows.Row] = []
     logs: list[rows.Row] = []
     effects: list[Effect] = []
@@ -162,6 +164,16 @@ def _write(db: Statements, changes: Iterable[RecordTasks | MoveRun]) -> None:
         record_tasks(db, tasks)
     if logs:
         db.execute("insert_logs", logs=encode(logs))
+    if may_be_waited_for:
+        waiting.delete_waiting(
+            db,
+            pairs={
+                (change.run_id, task.id)
+                for change in changes
+                for task in change.tasks
+                if task.interrupted is not None
+            },
+        )
     if effects:
         _apply_effects(db, effects)
 
@@ -174,7 +186,7 @@ def _move_wave(db: Statements, moves: list[MoveRun], *, may_be_waited_for: bool)
     """Moves of different runs, whose guards hold."""
     if any(move.status is RunStatus.EXECUTING for move in moves):
         raise InternalError("a run begins to execute by being claimed, not by a move")
-    _write(db, moves)
+    _write(db, moves, may_be_waited_for=may_be_waited_for)
     _settle_tasks(db, moves)
     db.execute_ids("leave_ready", (move.run_id for move in moves if move.expected is RunStatus.QUEUED))
     executed = [move for move in moves if move.expected is RunStatus.EXECUTING]
@@ -201,6 +213,7 @@ def _settle_tasks(db: Statements, moves: list[MoveRun]) -> None:
         reset = encode(pairs)
         points = db.fetch("reset_points", tasks=reset)
         db.execute("delete_tasks", tasks=reset)
+        db.execute("delete_platform_rows", tasks=reset)
         db.execute("delete_interrupted_tasks", points=points, canceled=canceled)
         db.execute("clear_interruptions", points=points)
     if reopened := [move.run_id for move in moves if move.reset_open]:
@@ -300,7 +313,9 @@ def _is_stored(task: TaskRecord, stored: TaskRecord | None) -> bool:
 def fetch_tasks(db: Statements, ids: str) -> list[tuple[str, TaskRecord]]:
     """(run id, task) of the runs `ids` (JSON) by position, with every output."""
     total = CLAIM_TOTAL_BYTES_MAX
-    tasks = rows.decode_tasks(db.fetch("tasks_by_run", ids=ids, bytes_max=total, total_max=total))
+    tasks = rows.decode_tasks(
+        db.fetch("tasks_by_run", ids=ids, bytes_max=total, total_max=total, opened_min=PLATFORM_ROW)
+    )
     for run_id, task in tasks:
         if task.omitted:
             task.output, task.types = rows.decode_output(db.fetch("get_output", run_id=run_id, id=task.id))

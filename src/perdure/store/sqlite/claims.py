@@ -160,6 +160,7 @@ def _attach_tasks(db: Statements, change: ClaimRuns, claims: list[Claim]) -> Non
             ids=encode(list(resumed)),
             bytes_max=change.output_bytes_max,
             total_max=CLAIM_TOTAL_BYTES_MAX,
+            opened_min=0,
         )
         for run_id, task in rows.decode_tasks(found):
             resumed[run_id].tasks.append(task)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from perdure.engine.store import Applied, Refused, ResolveTask
-from perdure.schema.runs import RunStatus
+from perdure.schema.runs import RunStatus, TaskStatus
 
 from . import rows, waiting
 from .ingest import enter_ready
@@ -41,6 +41,10 @@ def resolve_tasks(db: Statements, changes: list[tuple[int, ResolveTask]]) -> Fou
         db.execute(
             "resolve_tasks", tasks=encode([rows.resolution_row(change) for _, change in resolved.values()])
         )
+        if below := [
+            rows.task_row(change.run_id, task) for _, change in resolved.values() for task in change.tasks
+        ]:
+            db.execute("record_tasks", tasks=encode(below), canceled=TaskStatus.CANCELED.value)
         effects = _wake(db, [(opened[pair], change) for pair, (_, change) in resolved.items()])
         for n, change in resolved.values():
             if effect := effects.pop(change.run_id, None):  # told once per run

@@ -206,6 +206,7 @@ CREATE TABLE operations (
     task_id text not null,
     due_at integer not null,
     attempt integer not null,     -- of the call that is due: 1, 2, 3 ...
+    tries integer not null,       -- of the same: 1, and one more for each failure in a row before it
     started_at integer not null,
     operation text not null,      -- JSON
     primary key (env, run_id, task_id)

@@ -202,8 +202,8 @@ class SqliteStore:
     async def due_operations(self, now: int, limit: int) -> list[OperationRow]:
         return await self._read(lambda db: reads.due_operations(db, now, limit))
 
-    async def next_operation_due(self) -> int | None:
-        return await self._read(lambda db: db.fetch("next_operation_due"))
+    async def next_operation_due(self, after: int = -1) -> int | None:
+        return await self._read(lambda db: db.fetch("next_operation_due", after=after))
 
     # --- state ----------------------------------------------------------------------------------------------------------
 

@@ -68,7 +68,7 @@ def repeat_operations(db: Statements, changes: list[tuple[int, RepeatOperation]]
             refused.append((n, change))
             continue
         attempts[key] = change.attempt + 1
-        repeats[key] = (*key, change.attempt + 1, change.due_at)
+        repeats[key] = (*key, change.attempt + 1, change.due_at, change.tries)
         records += [task_row(change.run_id, task) for task in change.tasks]
         found.append((n, Applied()))
     if repeats:

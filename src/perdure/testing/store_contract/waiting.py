@@ -20,10 +20,22 @@ from perdure.engine.store import (
     WaiterRow,
 )
 from perdure.schema.effects import EventWait, StartOperation
+from perdure.schema.execution import PLATFORM_ROW
 from perdure.schema.runs import RunStatus, TaskStatus
 
 from .delayed import DUE, delay, deliver, stored_event
-from .factories import NOW, OpenStore, apply, executing_run, make_event, make_task, move, record, stored_run
+from .factories import (
+    NOW,
+    OpenStore,
+    apply,
+    claimed,
+    executing_run,
+    make_event,
+    make_task,
+    move,
+    record,
+    stored_run,
+)
 
 
 def wait(task_id: str = "t", *names: str, **fields: Any) -> EventWait:
@@ -223,7 +235,7 @@ async def operating_run(store: Store, *effects: StartOperation) -> None:
 
 
 def repeat(attempt: int, due_at: int = NOW + 90, **fields: Any) -> RepeatOperation:
-    defaults: dict[str, Any] = {"run_id": "run_1", "task_id": "call"}
+    defaults: dict[str, Any] = {"run_id": "run_1", "task_id": "call", "tries": attempt + 1}
     return RepeatOperation(**defaults | fields, attempt=attempt, due_at=due_at)
 
 
@@ -243,10 +255,13 @@ class OperationContract:
             task_id="a",
             due_at=NOW + 30,
             attempt=1,
+            tries=1,
             started_at=NOW + 30,
             operation='{"url": "x"}',
         )
         assert len(await store.due_operations(NOW + 30, 1)) == 1
+        assert await store.next_operation_due(NOW + 29) == NOW + 30
+        assert await store.next_operation_due(NOW + 30) is None
 
     async def test_operation_that_is_known_is_left_alone(self, open_store: OpenStore) -> None:
         store = await open_store("dev")
@@ -270,6 +285,74 @@ class OperationContract:
         (found,) = await store.due_operations(NOW + 99, 10)
         assert (found.attempt, found.due_at, found.started_at) == (2, NOW + 90, NOW + 30)
         assert attempt in await store.get_tasks("run_1")
+
+    async def test_tries_begin_anew_after_a_success(self, open_store: OpenStore) -> None:
+        store = await open_store("dev")
+        await operating_run(store, operate())
+
+        await apply(store, repeat(1), repeat(2), repeat(3, tries=1))
+
+        (found,) = await store.due_operations(NOW + 99, 10)
+        assert (found.attempt, found.tries) == (4, 1)
+
+    async def test_rows_of_attempts_are_shown_and_not_claimed(self, open_store: OpenStore) -> None:
+        store = await open_store("dev")
+        await operating_run(store, operate())
+        first = make_task("one", parent_id="call", opened=PLATFORM_ROW, completed_at=NOW + 35)
+        last = make_task("two", parent_id="call", opened=PLATFORM_ROW, completed_at=NOW + 45)
+        await apply(store, repeat(1, tasks=[first]), move(RunStatus.WAITING, wake_at=None, open_waits=1))
+
+        await apply(store, resolve("call", tasks=[last]))
+
+        assert {task.id for task in await store.get_tasks("run_1")} == {"call", "one", "two"}
+        (again,) = await claimed(store)
+        assert [task.id for task in again.tasks] == ["call"]
+
+    async def test_reset_task_takes_the_rows_of_its_attempts_along(self, open_store: OpenStore) -> None:
+        store = await open_store("dev")
+        await operating_run(store, operate("call"), operate("other"))
+        below = [make_task(f"{each}/1", parent_id=each, opened=PLATFORM_ROW) for each in ("call", "other")]
+        await apply(store, repeat(1, tasks=below[:1]), repeat(1, task_id="other", tasks=below[1:]))
+
+        await apply(store, move(RunStatus.QUEUED, reset=["call"]))
+
+        assert sorted(task.id for task in await store.get_tasks("run_1")) == ["other", "other/1"]
+
+    async def test_interrupted_task_is_called_for_no_more(self, open_store: OpenStore) -> None:
+        store = await open_store("dev")
+        await operating_run(store, operate("call"), operate("other"))
+        interrupted = make_task("call", status=TaskStatus.CANCELED, interrupted=3, completed_at=NOW + 40)
+
+        await apply(store, record(interrupted))
+
+        assert [found.task_id for found in await store.due_operations(NOW + 99, 10)] == ["other"]
+        assert await apply(store, repeat(1)) == [Refused(run=await stored_run(store))]
+
+    async def test_task_interrupted_in_the_same_batch_is_not_called_for(self, open_store: OpenStore) -> None:
+        store = await open_store("dev")
+        await executing_run(store)
+        begin = record(make_task("call", status=TaskStatus.WAITING))
+        begin.effects = [operate("call")]
+        interrupted = make_task("call", status=TaskStatus.CANCELED, interrupted=3, completed_at=NOW + 40)
+
+        await apply(store, begin, record(interrupted))
+
+        assert await store.next_operation_due() is None
+
+    async def test_interrupted_task_that_begins_anew_is_called_for_afresh(
+        self, open_store: OpenStore
+    ) -> None:
+        store = await open_store("dev")
+        await operating_run(store, operate("call"))
+        await apply(store, repeat(1))
+        interrupted = make_task("call", status=TaskStatus.CANCELED, interrupted=3, completed_at=NOW + 40)
+        anew = record(make_task("call", status=TaskStatus.WAITING))
+        anew.effects = [operate("call", NOW + 50)]
+
+        await apply(store, record(interrupted), anew)
+
+        (found,) = await store.due_operations(NOW + 99, 10)
+        assert (found.attempt, found.started_at) == (1, NOW + 50)
 
     async def test_repeat_of_another_attempt_is_refused(self, open_store: OpenStore) -> None:
         store = await open_store("dev")

@@ -81,6 +81,15 @@ delete from tasks where env = :env and (run_id, id) in (
     select json_extract(value, '$[0]'), json_extract(value, '$[1]') from json_each(:tasks)
 );
 
+-- name: delete_platform_rows
+-- What the platform wrote below the tasks :tasks ([[run_id, id], ...]).
+delete from tasks
+where
+    env = :env and run_id in (select json_extract(value, '$[0]') from json_each(:tasks)) and opened < 0
+    and (run_id, parent_id) in (
+        select json_extract(value, '$[0]'), json_extract(value, '$[1]') from json_each(:tasks)
+    );
+
 -- name: delete_interrupted_tasks
 -- Rows of :canceled tasks that were interrupted at or after their run's point; :points: [[run_id, seq], ...]
 delete from tasks where env = :env and (run_id, id) in (
@@ -111,11 +120,11 @@ where
 -- name: tasks_by_run
 -- The tasks of the runs :ids as [[run_id, TaskRecord], ...] by position. Outputs come along while their sum stays within
 -- :bytes_max of the run and :total_max of all; the others are marked omitted. :total_max keeps the JSON within SQLite's
--- limit for a value.
+-- limit for a value. Rows of the platform's own (opened < 0) come only with an :opened_min below 0.
 with sized as (
     select run_id, id, position, coalesce(length(cast(output as blob)), 0) + coalesce(length(cast(types as blob)), 0) as bytes
     from tasks
-    where env = :env and run_id in (select value from json_each(:ids))
+    where env = :env and run_id in (select value from json_each(:ids)) and opened >= :opened_min
 ),
 
 running as (

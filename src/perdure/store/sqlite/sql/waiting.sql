@@ -72,14 +72,15 @@ delete from matches where (env, arrived_at, event_id) in (
 );
 
 -- name: start_operations
--- :operations: [[run_id, task_id, at, operation], ...]; a known one is left alone.
+-- :operations: [[run_id, task_id, at, operation], ...]; a known one is left alone, and so are tasks that aren't open.
 with batch as materialized (select value as r from json_each(:operations))
-insert into operations (env, run_id, task_id, due_at, attempt, started_at, operation)
+insert into operations (env, run_id, task_id, due_at, attempt, tries, started_at, operation)
 select
-    :env, json_extract(r, '$[0]'), json_extract(r, '$[1]'), json_extract(r, '$[2]'), 1, json_extract(r, '$[2]'),
-    json_extract(r, '$[3]')
+    :env, tasks.run_id, tasks.id, json_extract(r, '$[2]'), 1, 1, json_extract(r, '$[2]'), json_extract(r, '$[3]')
 from batch
-where true
+cross join tasks on
+    tasks.env = :env and tasks.run_id = json_extract(r, '$[0]') and tasks.id = json_extract(r, '$[1]')
+where tasks.completed_at is null and tasks.interrupted is null
 on conflict (env, run_id, task_id) do nothing;
 
 -- name: attempts_of_operations
@@ -90,14 +91,15 @@ where env = :env and (run_id, task_id) in (
 );
 
 -- name: repeat_operations
--- :repeats: [[run_id, task_id, attempt, due_at], ...]
+-- :repeats: [[run_id, task_id, attempt, due_at, tries], ...]
 with batch as materialized (
     select
         json_extract(value, '$[0]') as run_id, json_extract(value, '$[1]') as task_id,
-        json_extract(value, '$[2]') as attempt, json_extract(value, '$[3]') as due_at
+        json_extract(value, '$[2]') as attempt, json_extract(value, '$[3]') as due_at,
+        json_extract(value, '$[4]') as tries
     from json_each(:repeats)
 )
-update operations set attempt = batch.attempt, due_at = batch.due_at
+update operations set attempt = batch.attempt, due_at = batch.due_at, tries = batch.tries
 from batch
 where operations.env = :env and operations.run_id = batch.run_id and operations.task_id = batch.task_id;
 
@@ -105,8 +107,8 @@ where operations.env = :env and operations.run_id = batch.run_id and operations.
 -- A JSON list of OperationRow, earliest first.
 select json_group_array(json(json)) from (
     select json_object(
-        'run_id', run_id, 'task_id', task_id, 'due_at', due_at, 'attempt', attempt, 'started_at', started_at,
-        'operation', operation
+        'run_id', run_id, 'task_id', task_id, 'due_at', due_at, 'attempt', attempt, 'tries', tries,
+        'started_at', started_at, 'operation', operation
     ) as json
     from operations
     where env = :env and due_at <= :now
@@ -115,7 +117,7 @@ select json_group_array(json(json)) from (
 );
 
 -- name: next_operation_due
-select min(due_at) from operations where env = :env;
+select min(due_at) from operations where env = :env and due_at > :after;
 
 -- name: waiting
 -- Whether something waits for the runs :ids, or for the tasks :tasks ([[run_id, task_id], ...]). Hot.
