@@ -193,6 +193,8 @@ class SimulatedLoop(VirtualTimeLoop):
         future: asyncio.Future[T] = self.create_future()
 
         def call() -> None:
+            if future.cancelled():  # as a call that no thread has taken yet
+                return
             try:
                 value = func(*args)
             except Exception as error:  # noqa: BLE001 - it belongs to whoever awaits the future

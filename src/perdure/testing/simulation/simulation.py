@@ -38,6 +38,10 @@ SECOND_ACT_SECONDS = 4 * 3600.0
 PATIENCE_SECONDS = 8.0
 """How long a run may be late for no reason while nothing is wrong: pauses after failures are at most five seconds."""
 
+SLOT_SECONDS = 100.0
+"""How long a slot may stay taken after the end of a run: one that can't be given back in an outage is free when its lease
+has ended and that was looked at, each after 30 seconds."""
+
 LOOK_SECONDS = 2.0
 
 
@@ -229,6 +233,9 @@ class World:
         await asyncio.sleep(
             max(0.0, self.weather.healthy_since - self.loop.time())
         )  # a slow call may be under way
+        until = self.loop.time() + SLOT_SECONDS
+        while self.loop.time() < until and await self._store.leases(expired_at=None, limit=1):
+            await asyncio.sleep(LOOK_SECONDS)
         draining = self.loop.spawn(node.process, node.client.drain())
         await asyncio.wait({draining}, timeout=PATIENCE_SECONDS)
         if not draining.done():
