@@ -30,6 +30,7 @@ from .schema.runs import (
     Task as Task,
     TaskStatus as TaskStatus,
 )
+from .schema.statuses import StatusRecord as StatusRecord, StatusVersion as StatusVersion
 from .sdk.client import Client as Client, EventToSend as EventToSend
 from .sdk.context import Context as Context
 from .sdk.functions import task as task
@@ -75,6 +76,8 @@ __all__ = [
     "ScheduledPayload",
     "SchemaOutdatedError",
     "SerializationError",
+    "StatusRecord",
+    "StatusVersion",
     "StoreBrokenError",
     "StoreInUseError",
     "SyncIO",

@@ -9,13 +9,16 @@ from typing import Any
 
 import msgspec
 
+from perdure.engine import state
 from perdure.engine.core.jobs import JobSpec
 from perdure.engine.engine import Engine
 from perdure.engine.store import RunFilter, RunRow
-from perdure.engine.views import to_event, to_run
+from perdure.engine.views import to_event, to_run, to_status
 from perdure.errors import UsageError
+from perdure.schema.effects import DeleteValue, SetValue, UpdateStatus
 from perdure.schema.execution import EventRecord
 from perdure.schema.runs import Event, Run, RunStatus
+from perdure.schema.statuses import StatusRecord
 from perdure.sdk.jobs import Job
 from perdure.sdk.values import view
 
@@ -103,6 +106,21 @@ class EmbeddedPlatform:
 
     async def drain(self) -> None:
         await self._engine.wait_idle()
+
+    async def get_statuses(self, run_id: str) -> list[StatusRecord]:
+        return [to_status(row, decode=view) for row in await state.get_statuses(self._engine, run_id)]
+
+    async def update_status(self, update: UpdateStatus) -> None:
+        await state.update_status(self._engine, update)
+
+    async def get_value(self, scope: str, key: str) -> tuple[str, str | None] | None:
+        return await self._engine.store.get_value(scope, key)
+
+    async def set_value(self, change: SetValue) -> None:
+        await state.set_value(self._engine, change)
+
+    async def delete_value(self, scope: str, key: str) -> bool:
+        return await state.delete_value(self._engine, DeleteValue(scope=scope, key=key))
 
     async def _whole(self, row: RunRow) -> Run:
         engine = self._engine

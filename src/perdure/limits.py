@@ -27,6 +27,10 @@ class Limits(Struct, frozen=True, kw_only=True):
         history_bytes_warn: the same, from which there is a warning.
         claim_bytes_max: outputs that a claim carries along, bytes; the rest is fetched by task when asked for.
         events_per_send_max: events in one `send_events`.
+        value_bytes_max: a value in a store, and the data of a status, bytes (Protocol, limits: KV value).
+        metadata_bytes_max: metadata of one run together, bytes.
+        tags_per_run_max: tags of one run.
+        tag_chars_max: one tag, characters.
     """
 
     payload_bytes_max: int = 10_000_000
@@ -44,6 +48,10 @@ class Limits(Struct, frozen=True, kw_only=True):
     history_bytes_warn: int = 100_000_000
     claim_bytes_max: int = 3_500_000
     events_per_send_max: int = 1_000
+    value_bytes_max: int = 262_144
+    metadata_bytes_max: int = 262_144
+    tags_per_run_max: int = 50
+    tag_chars_max: int = 128
 
 
 DEFAULT_LIMITS = Limits()

@@ -19,7 +19,8 @@ from perdure.sdk.operation import TaskOptions
 ROOT = Path(__file__).parents[2]
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
 LIFECYCLE = (ROOT / "docs" / "lifecycle.md").read_text()
-CODE = set(re.findall(r"[A-Za-z_]\w*", " ".join(re.findall(r"`([^`]+)`", REFERENCE))))
+PROSE = re.sub(r"^```.*?^```", "", REFERENCE, flags=re.MULTILINE | re.DOTALL)
+CODE = set(re.findall(r"[A-Za-z_]\w*", " ".join(re.findall(r"`([^`]+)`", PROSE))))
 """All words that stand between backticks."""
 
 

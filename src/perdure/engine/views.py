@@ -10,9 +10,10 @@ from datetime import datetime, timedelta
 from typing import Any, TypeAlias, cast
 
 from perdure.clock import to_datetime
-from perdure.engine.store import RunRow
+from perdure.engine.store import RunRow, StatusRow
 from perdure.schema.execution import EventRecord, LogRecord, TaskRecord
 from perdure.schema.runs import Event, EventRun, Log, Run, Task, TaskStatus
+from perdure.schema.statuses import StatusRecord, StatusVersion
 
 Decode: TypeAlias = Callable[[str, str | None], Any]
 """`decode(json, types)` → the value; `types` as in TaskRecord."""
@@ -102,6 +103,28 @@ def to_event(
         delivered_at=_moment(delivered_at),
         is_test=record.is_test,
         runs=[EventRun(id=row.id, job_id=row.job_id, status=row.status) for row in runs],
+    )
+
+
+def to_status(row: StatusRow, *, decode: Decode) -> StatusRecord:
+    """A status of a run, with what it said before."""
+    history: list[dict[str, Any]] = decode(row.history, None)
+    return StatusRecord(
+        key=row.key,
+        label=row.label,
+        state=cast("Any", row.state),
+        data=_decoded(decode, row.data, None),
+        history=[
+            StatusVersion(
+                label=version["label"],
+                state=version["state"],
+                data=version["data"],
+                at=to_datetime(version["at"]),
+            )
+            for version in history
+        ],
+        created_at=to_datetime(row.created_at),
+        updated_at=to_datetime(row.updated_at),
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, overload
 
 from perdure.clock import to_datetime
 from perdure.durations import to_instant_ms, to_ms
-from perdure.errors import NotFoundError, UnavailableError, UsageError
+from perdure.errors import NotFoundError, UsageError
 from perdure.schema.runs import Event
 
 from . import perform
@@ -17,7 +17,8 @@ from .deadlines import DurableTimeout
 from .keys import Key
 from .logger import Logger
 from .operation import Duration, ErrorHandler, wait_options
-from .retry import Retry
+from .retry import UNTIL_AVAILABLE, Retry
+from .state_io import StateIO
 
 if TYPE_CHECKING:
     from .client import Client, EventToSend
@@ -28,11 +29,7 @@ Ts = TypeVarTuple("Ts")
 Item = TypeVar("Item")
 
 
-UNTIL_AVAILABLE = Retry(attempts=1_000_000, min_delay=0.5, max_delay=30, only=UnavailableError)
-"""What only asks the platform for something is no more the run's failure than a write that has to wait."""
-
-
-class IO:
+class IO(StateIO):
     """The durable operations of an async run. Await each; they work under `asyncio.gather`, in task groups and nested.
 
     A *key* names a task within its parent (the run, or the task whose body is running): a string, or a list of JSON

@@ -25,6 +25,8 @@ from .texts import check_text
 from .values import to_json
 
 if TYPE_CHECKING:
+    from perdure.schema.effects import RunEffect
+
     from .execution import Execution
 
 Duration: TypeAlias = timedelta | float
@@ -163,15 +165,17 @@ class Operation:
         scope: where the call was made.
         branch: the branch that made it; None in a sync run.
         deadline: instant at which its running body is interrupted; None without `timeout`.
+        effect: what its body asks the platform to do in the transaction that records its completion.
     """
 
-    __slots__ = ("branch", "deadline", "future", "record", "scope")
+    __slots__ = ("branch", "deadline", "effect", "future", "record", "scope")
 
     def __init__(self, record: TaskRecord, scope: Scope, branch: Branch | None) -> None:
         self.record = record
         self.scope = scope
         self.branch = branch
         self.deadline: int | None = None
+        self.effect: RunEffect | None = None
         self.future: asyncio.Future[Any] | None = None
 
     @property

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from perdure.schema.effects import SetValue, UpdateStatus
 from perdure.schema.execution import EventRecord
 from perdure.schema.runs import Event, Run, RunStatus
+from perdure.schema.statuses import StatusRecord
 
 if TYPE_CHECKING:
     from .jobs import Job
@@ -51,4 +53,22 @@ class Platform(Protocol):
 
     async def drain(self) -> None:
         """Wait until nothing is queued or executing."""
+        ...
+
+    # --- state ---------------------------------------------------------------------------------------------------------
+
+    async def get_statuses(self, run_id: str) -> list[StatusRecord]:
+        """The statuses of a run, by creation."""
+        ...
+
+    async def update_status(self, update: UpdateStatus) -> None: ...
+
+    async def get_value(self, scope: str, key: str) -> tuple[str, str | None] | None:
+        """(JSON, types) of a value, None if there is none. Scopes as in SetValue."""
+        ...
+
+    async def set_value(self, change: SetValue) -> None: ...
+
+    async def delete_value(self, scope: str, key: str) -> bool:
+        """Forget a value; whether there was one."""
         ...

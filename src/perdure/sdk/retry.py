@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from perdure.backoff import backoff_ms
 from perdure.durations import to_ms
-from perdure.errors import TaskError, UsageError, qualified_name
+from perdure.errors import TaskError, UnavailableError, UsageError, qualified_name
 
 
 @dataclass(frozen=True)
@@ -110,3 +110,7 @@ def _kinds(only: Any) -> tuple[type[BaseException] | str, ...] | None:
             "Retry: only is empty, so nothing would be tried again; leave it out, or use attempts=1"
         )
     return tuple(kinds)
+
+
+UNTIL_AVAILABLE = Retry(attempts=1_000_000, min_delay=0.5, max_delay=30, only=UnavailableError)
+"""What only asks the platform for something is no more the run's failure than a write that has to wait."""

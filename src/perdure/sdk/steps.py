@@ -108,6 +108,10 @@ def succeed(execution: Execution, operation: Operation, encoded: Encoded) -> Non
             f"the outputs of this run's tasks are {records.output_bytes:,} bytes together, and every resumption reads them "
             "all. Store large data elsewhere and return references"
         )
+    if operation.effect is not None:
+        execution.others.effects.append(
+            operation.effect
+        )  # whoever calls this writes the record in the same turn
     record.output, record.types = encoded.json, encoded.types
     record.status = _COMPLETED
     record.error = None

@@ -16,7 +16,7 @@ from perdure.errors import UsageError
 if TYPE_CHECKING:
     from perdure.embedded import EmbeddedSettings
 
-    from .client import Client
+    from .client import Client, ClientStore, ClientStores
 
 
 class _BackgroundLoop:
@@ -63,15 +63,52 @@ class SyncClient:
         """As `Client.embedded`, as a plain context manager."""
         return SyncEmbedded(self._client.embedded(url, **settings))
 
+    @property
+    def store(self) -> SyncStores:
+        """As `Client.store`."""
+        return SyncStores(self._client.store)
+
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self._client, name)
-        if not inspect.iscoroutinefunction(method):
-            return method
+        return _blocking(self._client, name, name)
 
-        def call(*args: Any, **options: Any) -> Any:
-            return _background.run(method(*args, **options), name)
 
-        return call
+def _blocking(owner: Any, name: str, shown: str) -> Any:
+    """An attribute of `owner`; a method that has to be awaited as one that blocks."""
+    method = getattr(owner, name)
+    if not inspect.iscoroutinefunction(method):
+        return method
+
+    def call(*args: Any, **options: Any) -> Any:
+        return _background.run(method(*args, **options), shown)
+
+    return call
+
+
+class SyncStores:
+    """`client.sync.store`; as `Client.store`."""
+
+    def __init__(self, stores: ClientStores) -> None:
+        self._stores = stores
+        self.env = SyncStore(stores.env, "store.env")
+
+    def job(self, job_id: str) -> SyncStore:
+        """The values of a job."""
+        return SyncStore(self._stores.job(job_id), "store.job(...)")
+
+    def run(self, run_id: str) -> SyncStore:
+        """The values of a run."""
+        return SyncStore(self._stores.run(run_id), "store.run(...)")
+
+
+class SyncStore:
+    """`get`, `set`, `has` and `delete` of a store, blocking."""
+
+    def __init__(self, store: ClientStore, shown: str) -> None:
+        self._store = store
+        self._shown = shown
+
+    def __getattr__(self, name: str) -> Any:
+        return _blocking(self._store, name, f"{self._shown}.{name}")
 
 
 class SyncEmbedded:

@@ -18,11 +18,13 @@ from . import steps
 from .call_sites import CallSite, call_site
 from .failures import changed_kind, not_interrupted
 from .functions import facts_of, merge_options
-from .io import UNTIL_AVAILABLE, make_random, make_uuid, with_task_ids
+from .io import make_random, make_uuid, with_task_ids
 from .keys import Key
 from .logger import Logger
 from .operation import NO_OPTIONS, Duration, Operation, TaskOptions, open_operation, wait_options
+from .retry import UNTIL_AVAILABLE
 from .scope import Scope, current_scope
+from .state_io import SyncStateIO
 from .sync_run import SyncRun
 from .values import PLAIN, Codec, codec_for
 
@@ -34,7 +36,7 @@ Ts = TypeVarTuple("Ts")
 Item = TypeVar("Item")
 
 
-class SyncIO:
+class SyncIO(SyncStateIO):
     """The durable operations of a sync run: as `IO`, without `await`. `timeout` is for async runs only."""
 
     def __init__(self, run: SyncRun, client: Client) -> None:

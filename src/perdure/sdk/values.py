@@ -13,7 +13,7 @@ task's first run returns is what decoding gives, so the first run and a replay c
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 from msgspec import Struct
@@ -27,6 +27,7 @@ from ._pack import Node, Packer, RefusedError, is_plain, unpack
 
 __all__ = [
     "PLAIN",
+    "STORED",
     "Codec",
     "Encoded",
     "Unresolved",
@@ -353,8 +354,24 @@ class _Unsupported(Codec):
         raise SerializationError(where=str(where), path="$", problem=f"can't be stored: {self._problem}")
 
 
+class _StoredCodec(Codec):
+    """Values that are read where no annotation is at hand."""
+
+    def _refuse(self, value: Any) -> Any:
+        cls = cast("type[Any]", type(value))
+        if _models.is_model(cls):
+            raise RefusedError(
+                f"is a {cls.__name__}, which can't be restored where it is read: store plain data (model_dump() of "
+                "it, or dataclasses.asdict), and make the model of that again"
+            )
+        return super()._refuse(value)
+
+
 PLAIN: Final = Codec(Survey())
 """Codes what has no annotation."""
+
+STORED: Final = _StoredCodec(Survey())
+"""Codes what is put into a store."""
 
 _lossy = Packer({}, _models.jsonable, lossy=True)
 _codecs: dict[Any, Codec] = {}

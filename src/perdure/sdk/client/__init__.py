@@ -3,3 +3,4 @@
 from .client import Client as Client
 from .events import ClientEvents as ClientEvents, EventToSend as EventToSend
 from .runs import ClientRuns as ClientRuns
+from .state import ClientState as ClientState, ClientStore as ClientStore, ClientStores as ClientStores

@@ -17,6 +17,7 @@ from perdure.sdk.triggers.trigger import Trigger
 
 from .events import ClientEvents
 from .runs import ClientRuns
+from .state import ClientState
 
 if TYPE_CHECKING:
     from perdure.embedded import Embedded, EmbeddedSettings
@@ -26,7 +27,7 @@ P = TypeVar("P")
 R = TypeVar("R")
 
 
-class Client(ClientEvents, ClientRuns):
+class Client(ClientEvents, ClientRuns, ClientState):
     """An application's jobs, and its connection to the platform.
 
     Example:

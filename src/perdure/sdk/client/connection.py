@@ -71,6 +71,10 @@ class Connection:
         """What the client is connected to in this process, if it is."""
         return self._platform if self._pid == os.getpid() else None
 
+    def now(self) -> int:
+        """The present of what the client is connected to, milliseconds."""
+        return self._clock.now()
+
     def _to_json(self, value: Any, where: str) -> str:
         """A payload as JSON text. Raises SerializationError and LimitExceededError."""
         return to_json(value, where=where, limit=self.limits.payload_bytes_max)
