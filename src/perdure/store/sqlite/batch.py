@@ -39,12 +39,19 @@ from perdure.engine.store import (
     TickSchedule,
 )
 from perdure.errors import InternalError
-from perdure.schema.effects import AnnotateRun, DeleteValue, SetValue, StartOperation, UpdateStatus
+from perdure.schema.effects import AnnotateRun, DeleteValue, EventWait, SetValue, StartOperation, UpdateStatus
 from perdure.schema.execution import PLATFORM_ROW, TaskRecord
 from perdure.schema.runs import RunStatus, TaskStatus
 
 from . import events, resolving, retention, rows, state, waiting
-from .claims import CLAIM_TOTAL_BYTES_MAX, claim_runs, leave_leases, release_leases, renew_leases
+from .claims import (
+    CLAIM_TOTAL_BYTES_MAX,
+    claim_runs,
+    leave_leases,
+    release_leases,
+    renew_leases,
+    revoke_leases,
+)
 from .ingest import enter_ready, ingest_events, insert_runs
 from .rows import Found, Statements, encode
 
@@ -88,42 +95,54 @@ def _apply_effects(db: Statements, effects: Iterable[Effect]) -> None:
 
 
 def _record(db: Statements, records: list[tuple[int, RecordTasks]]) -> Found:
-    leased, _, others = db.fetch_row(
-        "guards", leased=encode([change.run_id for _, change in records]), moved="[]"
-    )
-    fences = dict(rows.decode_fences(leased))
-    held = [(n, change) for n, change in records if fences.get(change.run_id) == change.execution]
-    _write(db, [change for _, change in held], may_be_waited_for=bool(others))
-    found: Found = [(n, Applied()) for n, _ in held]
-    if len(held) < len(records):
-        strays = [(n, change) for n, change in records if fences.get(change.run_id) != change.execution]
+    leases = db.known.leases
+    _read_guards(db, leased=[change.run_id for _, change in records if change.run_id not in leases])
+    held: list[RecordTasks] = []
+    found: Found = []
+    strays: list[tuple[int, RecordTasks]] = []
+    for n, change in records:
+        if leases.get(change.run_id) == change.execution:
+            held.append(change)
+            found.append((n, Applied()))
+        else:
+            strays.append((n, change))
+    _write(db, held)
+    if strays:
         runs = _runs_of(db, strays)
         found += _refuse(strays, runs, _repeated_records(db, strays, runs))
     return found
 
 
 def _move(db: Statements, moves: list[tuple[int, MoveRun]]) -> Found:
-    _, moved, others = db.fetch_row(
-        "guards", leased="[]", moved=encode([change.run_id for _, change in moves])
+    leases = db.known.leases
+    states = _read_guards(
+        db,
+        moved=[
+            change.run_id
+            for _, change in moves
+            if change.wakes_seen is not None or change.run_id not in leases
+        ],
     )
-    states = {
-        run_id: (status, execution, wakes) for run_id, status, execution, wakes in rows.decode_states(moved)
-    }
     applied: dict[int, Applied] = {}
     resolutions: list[tuple[int, ResolveTask]] = []
     waves: list[list[MoveRun]] = []
     depth: dict[str, int] = {}
     strays: list[tuple[int, MoveRun]] = []
     for n, change in moves:
-        status, execution, wakes = states.get(change.run_id, (None, 0, 0))
-        if (status, execution) != (change.expected, change.execution):
+        run_id = change.run_id
+        state = states.get(run_id)
+        if state is None:
+            # A run that is leased executes; how often it was woken is of no concern.
+            state = (RunStatus.EXECUTING, leases[run_id], 0) if run_id in leases else (None, 0, 0)
+        status, execution, wakes = state
+        if status is not change.expected or execution != change.execution:
             strays.append((n, change))
             continue
         move = change
         if move.wakes_seen is not None and move.wakes_seen != wakes:
             move = _overtaken(move)
-        states[move.run_id] = (move.status, move.execution, wakes)
-        wave = depth[move.run_id] = depth.get(move.run_id, -1) + 1
+        states[run_id] = (move.status, execution, wakes)
+        wave = depth[run_id] = depth.get(run_id, -1) + 1
         if wave == len(waves):
             waves.append([])
         waves[wave].append(move)
@@ -131,7 +150,7 @@ def _move(db: Statements, moves: list[tuple[int, MoveRun]]) -> Found:
         if move.resolve is not None:
             resolutions.append((n, move.resolve))
     for wave in waves:
-        _move_wave(db, wave, may_be_waited_for=bool(others))
+        _move_wave(db, wave)
     if resolutions:
         told = resolving.resolve_tasks(db, resolutions)
         applied |= {n: result for n, result in told if type(result) is Applied}
@@ -142,6 +161,24 @@ def _move(db: Statements, moves: list[tuple[int, MoveRun]]) -> Found:
     return found
 
 
+_State: TypeAlias = tuple[RunStatus | None, int, int]  # status, execution, wakes
+
+
+def _read_guards(
+    db: Statements, *, leased: Sequence[str] = (), moved: Sequence[str] = ()
+) -> dict[str, _State]:
+    """Get to know what guards compare: leases, whether there are waits, and the states of the runs `moved`."""
+    known = db.known
+    if not leased and not moved and known.has_waits is False:
+        return {}
+    fences, states, has_waits = db.fetch_row("guards", leased=encode(leased), moved=encode(moved))
+    known.leases.update(rows.decode_fences(fences))
+    known.has_waits = bool(has_waits)
+    return {
+        run_id: (status, execution, wakes) for run_id, status, execution, wakes in rows.decode_states(states)
+    }
+
+
 def _overtaken(move: MoveRun) -> MoveRun:
     """A task of the run was resolved while its execution, which didn't know, suspended: it goes on at once."""
     assert move.otherwise is not None
@@ -150,12 +187,16 @@ def _overtaken(move: MoveRun) -> MoveRun:
     )
 
 
-def _write(db: Statements, changes: Sequence[RecordTasks | MoveRun], *, may_be_waited_for: bool) -> None:
+def _write(db: Statements, changes: Sequence[RecordTasks | MoveRun]) -> None:
+    without_open = db.known.without_open
     tasks: list[rows.Row] = []
     logs: list[rows.Row] = []
     effects: list[Effect] = []
     for change in changes:
-        tasks += [rows.task_row(change.run_id, task) for task in change.tasks]
+        for task in change.tasks:
+            tasks.append(rows.task_row(change.run_id, task))
+            if task.completed_at is None and task.seq is None and task.interrupted is None:
+                without_open.discard(change.run_id)
         if change.logs:
             logs += [rows.log_row(change.run_id, log) for log in change.logs]
         if change.effects:
@@ -164,7 +205,7 @@ def _write(db: Statements, changes: Sequence[RecordTasks | MoveRun], *, may_be_w
         record_tasks(db, tasks)
     if logs:
         db.execute("insert_logs", logs=encode(logs))
-    if may_be_waited_for:
+    if db.known.has_waits is not False:
         waiting.delete_waiting(
             db,
             pairs={
@@ -182,41 +223,72 @@ def record_tasks(db: Statements, tasks: list[rows.Row]) -> None:
     db.execute("record_tasks", tasks=encode(tasks), canceled=TaskStatus.CANCELED.value)
 
 
-def _move_wave(db: Statements, moves: list[MoveRun], *, may_be_waited_for: bool) -> None:
+def _move_wave(db: Statements, moves: list[MoveRun]) -> None:
     """Moves of different runs, whose guards hold."""
-    if any(move.status is RunStatus.EXECUTING for move in moves):
-        raise InternalError("a run begins to execute by being claimed, not by a move")
-    _write(db, moves, may_be_waited_for=may_be_waited_for)
+    queued: list[str] = []
+    executed: list[str] = []
+    revoked: list[str] = []
+    waited: list[str] = []
+    enqueued: list[str] = []
+    timed: list[str] = []
+    ended: list[str] = []
+    waits: list[tuple[str, EventWait]] = []
+    for move in moves:
+        run_id, before, after = move.run_id, move.expected, move.status
+        if before is RunStatus.EXECUTING:
+            (revoked if move.revoke else executed).append(run_id)
+        elif before is RunStatus.QUEUED:
+            queued.append(run_id)
+        elif before is RunStatus.WAITING:
+            waited.append(run_id)
+        if move.completed_at is not None:
+            ended.append(run_id)
+        elif after is RunStatus.QUEUED:
+            enqueued.append(run_id)
+        elif after is RunStatus.WAITING:
+            if move.wake_at is not None:
+                timed.append(run_id)
+        elif after is RunStatus.EXECUTING:
+            raise InternalError("a run begins to execute by being claimed, not by a move")
+        if move.waits:
+            waits += [(run_id, wait) for wait in move.waits]
+    _write(db, moves)
     _settle_tasks(db, moves)
-    db.execute_ids("leave_ready", (move.run_id for move in moves if move.expected is RunStatus.QUEUED))
-    executed = [move for move in moves if move.expected is RunStatus.EXECUTING]
-    leave_leases(db, [move.run_id for move in executed if not move.revoke])
-    db.execute_ids("revoke_leases", (move.run_id for move in executed if move.revoke))
-    db.execute_ids("leave_timers", (move.run_id for move in moves if move.expected is RunStatus.WAITING))
+    db.execute_ids("leave_ready", queued)
+    leave_leases(db, executed)
+    revoke_leases(db, revoked)
+    db.execute_ids("leave_timers", waited)
     db.execute("move_runs", moves=encode([rows.move_row(move) for move in moves]))
-    enter_ready(db, (move.run_id for move in moves if move.status is RunStatus.QUEUED))
-    db.execute_ids(
-        "enter_timers",
-        (move.run_id for move in moves if move.status is RunStatus.WAITING and move.wake_at is not None),
-    )
-    if waits := [(move.run_id, wait) for move in moves for wait in move.waits]:
-        waiting.insert_waiters(db, waits)
-    if may_be_waited_for and (ended := [move.run_id for move in moves if move.completed_at is not None]):
+    enter_ready(db, enqueued)
+    db.execute_ids("enter_timers", timed)
+    waiting.insert_waiters(db, waits)
+    if db.known.has_waits is not False:
         waiting.delete_waiting(db, runs=ended)
 
 
 def _settle_tasks(db: Statements, moves: list[MoveRun]) -> None:
     canceled = TaskStatus.CANCELED.value
-    if cancel := [(move.run_id, move.at) for move in moves if move.cancel_open]:
+    without_open = db.known.without_open
+    cancel: list[rows.Row] = []
+    pairs: list[tuple[str, str]] = []
+    reopened: list[str] = []
+    for move in moves:
+        if move.cancel_open and move.run_id not in without_open:
+            cancel.append((move.run_id, move.at))
+        if move.reset:
+            pairs += [(move.run_id, task_id) for task_id in move.reset]
+        if move.reset_open:
+            reopened.append(move.run_id)
+    if cancel:
         db.execute("cancel_open_tasks", runs=encode(cancel), canceled=canceled)
-    if pairs := [(move.run_id, task_id) for move in moves for task_id in move.reset]:
+    if pairs:
         reset = encode(pairs)
         points = db.fetch("reset_points", tasks=reset)
         db.execute("delete_tasks", tasks=reset)
         db.execute("delete_platform_rows", tasks=reset)
         db.execute("delete_interrupted_tasks", points=points, canceled=canceled)
         db.execute("clear_interruptions", points=points)
-    if reopened := [move.run_id for move in moves if move.reset_open]:
+    if reopened:
         db.execute("delete_canceled_tasks", ids=encode(reopened), canceled=canceled)
 
 

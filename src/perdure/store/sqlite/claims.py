@@ -83,6 +83,7 @@ def _deal(db: Statements, change: ClaimRuns, slots: int) -> list[_Share]:
     if blocked:
         # Whoever ends an execution of theirs unblocks them. Others of their queue may now come into view.
         db.execute("block_lanes", lanes=encode(blocked))
+        db.known.has_blocked_lanes = True
         if slots > 0 and any(len(queue.lanes) >= slots for queue in queues):
             return _deal(db, change, slots)
     highest = max(priorities.values(), default=0)
@@ -133,6 +134,8 @@ def _take(db: Statements, change: ClaimRuns, claims: list[Claim]) -> None:
         db.execute("leave_ready", ids=ids)
         db.execute("claim_runs", ids=ids, status=change.status.value, at=change.at)
         db.execute("insert_leases", ids=ids, owner=change.owner, expires_at=change.expires_at, at=change.at)
+        for claim in claims:
+            db.known.lease_claimed(claim.run_id, claim.execution)
 
 
 def _mark(db: Statements, dealt: Sequence[_Share], picked: list[Claim]) -> bool:
@@ -177,7 +180,8 @@ def renew_leases(db: Statements, renewals: list[tuple[int, RenewLeases]]) -> Fou
 
 def release_leases(db: Statements, releases: list[tuple[int, ReleaseLease]]) -> Found:
     leases = encode([(change.run_id, change.execution) for _, change in releases])
-    db.execute("unblock_revoked", leases=leases)
+    if has_blocked_lanes(db):
+        db.execute("unblock_revoked", leases=leases)
     db.execute("release_leases", leases=leases)
     return [(n, Applied()) for n, _ in releases]
 
@@ -186,5 +190,23 @@ def leave_leases(db: Statements, ids: list[str]) -> None:
     """The executions of these runs have ended: their slots are free."""
     if ids:
         encoded = encode(ids)
-        db.execute("unblock_lanes", ids=encoded)
+        if has_blocked_lanes(db):
+            db.execute("unblock_lanes", ids=encoded)
         db.execute("leave_leases", ids=encoded)
+        for run_id in ids:
+            db.known.lease_left(run_id)
+
+
+def revoke_leases(db: Statements, ids: list[str]) -> None:
+    """The executions of these runs have lost them, and keep their slots until they have acknowledged that."""
+    if ids:
+        db.execute("revoke_leases", ids=encode(ids))
+        for run_id in ids:
+            db.known.lease_left(run_id)
+
+
+def has_blocked_lanes(db: Statements) -> bool:
+    known = db.known
+    if known.has_blocked_lanes is None:
+        known.has_blocked_lanes = bool(db.fetch("has_blocked_lanes"))
+    return known.has_blocked_lanes

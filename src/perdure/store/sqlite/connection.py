@@ -21,6 +21,7 @@ from perdure.clock import Clock, SystemClock
 from perdure.errors import ConfigurationError, StoreBrokenError, UnavailableError, UsageError
 from perdure.store.migrate import Migration, load_migrations, pending_migrations
 
+from .known import Known
 from .lock import FileLock
 from .watch import FileWatch
 
@@ -128,6 +129,7 @@ class Database:
         self._pid = os.getpid()
         self._users = 1
         self._broken: str | None = None
+        self._known: dict[str, Known] = {}
         self._read_lane = Lane("perdure-sqlite-read", inline=inline)
         self._write_lane = (
             self._read_lane if writer is reader else Lane("perdure-sqlite-write", inline=inline)
@@ -180,6 +182,10 @@ class Database:
                 raise ConfigurationError(f"can't open the SQLite database {path}: {error}") from error
             undo.pop_all()
             return database
+
+    def known(self, environment: str) -> Known:
+        """What `write` knows of an environment: the same for all stores of it."""
+        return self._known.setdefault(environment, Known())
 
     def share(self) -> Database:
         """The same database for one more store."""
@@ -290,6 +296,8 @@ class Database:
             raise self._translated(error) from error
 
     def _rollback(self, writer: sqlite3.Connection) -> None:
+        for known in self._known.values():
+            known.forget()
         if not writer.in_transaction:  # SQLite has rolled back by itself, or the commit is done
             return
         try:

@@ -55,12 +55,14 @@ def insert_runs(db: Statements, runs: Sequence[tuple[NewRun, EventRecord]]) -> d
         return {}
     if any(run.status not in (RunStatus.PENDING, RunStatus.QUEUED) for run, _ in runs):
         raise InternalError("a new run is either pending or queued")
-    jobs = list({run.job_id for run, _ in runs})
-    last = rows.decode_counts(db.fetch("last_numbers", jobs=encode(jobs)))
+    numbers = db.known.numbers
+    if unknown := list({run.job_id for run, _ in runs if run.job_id not in numbers}):
+        numbers.update(rows.decode_counts(db.fetch("last_numbers", jobs=encode(unknown))))
+    last: dict[str, int] = {}
     stored: dict[str, list[RunRow]] = {}
     made: list[RunRow] = []
     for run, event in runs:
-        number = last[run.job_id] = last.get(run.job_id, 0) + 1
+        number = last[run.job_id] = numbers[run.job_id] = numbers.get(run.job_id, 0) + 1
         row = rows.new_run(run, event, number)
         made.append(row)
         stored.setdefault(event.id, []).append(row)

@@ -17,6 +17,8 @@ from perdure.engine.store import IngestEvent, LeaseRow, MoveRun, NewRun, Resolve
 from perdure.schema.execution import Claim, EventRecord, LogRecord, TaskRecord
 from perdure.schema.runs import ErrorInfo, RunStatus
 
+from .known import Known
+
 Row = tuple[Any, ...]  # what JSON can say
 Found = list[tuple[int, Result]]
 """Results of changes, by their place in the batch."""
@@ -196,9 +198,16 @@ def log_row(run_id: str, log: LogRecord) -> Row:
 
 
 class Statements:
-    """The named queries of one environment on one connection."""
+    """The named queries of one environment on one connection.
 
-    def __init__(self, connection: sqlite3.Connection, queries: dict[str, str], env: str) -> None:
+    Attributes:
+        known: for the connection that writes.
+    """
+
+    def __init__(
+        self, connection: sqlite3.Connection, queries: dict[str, str], env: str, known: Known
+    ) -> None:
+        self.known = known
         self._connection = connection
         self._queries = queries
         self._env = env

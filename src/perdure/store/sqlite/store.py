@@ -53,6 +53,7 @@ class SqliteStore:
     def __init__(self, database: Database, environment: str) -> None:
         self._database = database
         self._environment = environment
+        self._known = database.known(environment)
         self._is_open = True
 
     @classmethod
@@ -247,7 +248,7 @@ class SqliteStore:
             raise UnavailableError("the store is closed; nothing was written")
 
     def _statements(self, connection: sqlite3.Connection) -> Statements:
-        return Statements(connection, queries(), self._environment)
+        return Statements(connection, queries(), self._environment, self._known)
 
     async def _read(self, work: Callable[[Statements], T]) -> T:
         self._check_open()

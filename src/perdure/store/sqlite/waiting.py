@@ -26,6 +26,7 @@ def insert_waiters(db: Statements, waits: Sequence[tuple[str, EventWait]]) -> No
         for name in wait.names:
             key = (run_id, wait.task_id, name)
             waiters[key] = (*key, wait.source, wait.filter, wait.context_filter, wait.account_id, wait.since)
+    db.known.has_waits = True
     db.execute("insert_waiters", waiters=encode(list(waiters.values())))
 
 
@@ -45,6 +46,7 @@ def start_operations(db: Statements, effects: Sequence[StartOperation]) -> None:
     """The first call of each is due at once; one that is known is left alone."""
     if effects:
         rows = [(effect.run_id, effect.task_id, effect.at, effect.operation) for effect in effects]
+        db.known.has_waits = True
         db.execute("start_operations", operations=encode(rows))
 
 

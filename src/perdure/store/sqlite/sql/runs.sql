@@ -77,6 +77,10 @@ where is_blocked = 1 and (env, queue, queue_key) in (
     where env = :env and run_id in (select value from json_each(:ids)) and is_revoked = 0
 );
 
+-- name: has_blocked_lanes
+-- Reads all lanes: once, then it is known.
+select exists (select 1 from lanes where env = :env and is_blocked = 1);
+
 -- name: leave_leases
 delete from leases where env = :env and run_id in (select value from json_each(:ids)) and is_revoked = 0;
 
