@@ -20,7 +20,12 @@ from .errors import (
     UsageError as UsageError,
 )
 from .limits import Limits as Limits
+from .schema.queues import Queue as Queue
+from .schema.reasons import Reason as Reason
+from .schema.retention import Pruned as Pruned, Retention as Retention
+from .schema.run_filter import BulkResult as BulkResult
 from .schema.runs import (
+    Account as Account,
     ErrorInfo as ErrorInfo,
     Event as Event,
     EventRun as EventRun,
@@ -32,6 +37,7 @@ from .schema.runs import (
 )
 from .schema.statuses import StatusRecord as StatusRecord, StatusVersion as StatusVersion
 from .sdk.client import Client as Client, EventToSend as EventToSend
+from .sdk.concurrency import ConcurrencyLimit as ConcurrencyLimit
 from .sdk.context import Context as Context
 from .sdk.functions import task as task
 from .sdk.io import IO as IO
@@ -51,7 +57,10 @@ from .sdk.triggers.trigger import Trigger as Trigger
 
 __all__ = [
     "IO",
+    "Account",
+    "BulkResult",
     "Client",
+    "ConcurrencyLimit",
     "ConfigurationError",
     "ConflictError",
     "Context",
@@ -70,6 +79,10 @@ __all__ = [
     "NonDeterminismError",
     "NotFoundError",
     "PerdureError",
+    "Pruned",
+    "Queue",
+    "Reason",
+    "Retention",
     "Retry",
     "Run",
     "RunStatus",

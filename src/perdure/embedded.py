@@ -6,19 +6,21 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Any, Self, TypedDict
 
 from perdure.clock import Clock, Random, SystemClock, system_random
 from perdure.durations import to_ms
-from perdure.embedded_platform import EmbeddedPlatform, job_spec
+from perdure.embedded_platform import EmbeddedPlatform, ages_of, job_spec
 from perdure.engine.engine import Engine
 from perdure.engine.journal import EngineSource
 from perdure.engine.store import Store
 from perdure.errors import ConfigurationError, StoreBrokenError, UsageError
 from perdure.ids import Ids
+from perdure.schema.retention import Retention
 from perdure.sdk.client import Client
+from perdure.sdk.client.upkeep import as_retention
 from perdure.sdk.context import EnvironmentContext
 from perdure.sdk.runner import Runner
 from perdure.sdk.settings import ExecutionSettings
@@ -39,6 +41,8 @@ class EmbeddedSettings(TypedDict, total=False):
     foreign_await_limit: float
     force_replay: bool
     lease_seconds: float
+    concurrency_limit: int | None
+    retention: Retention | Mapping[str, timedelta | float] | None
     clock: Clock | None
     random: Random | None
     on_commit: Callable[[str], None] | None
@@ -64,6 +68,9 @@ class Embedded:
         foreign_await_limit: seconds that an await outside a task may keep a waiting run in memory.
         force_replay: execute every run again after each of its tasks, to test that it replays well.
         lease_seconds: how long a run may be without news from its execution.
+        concurrency_limit: how many executions there may be in all; None for any number. Unlike `max_executions` it counts
+            those of cancelled runs until their code has ended, and is meant for the environment, not for this process.
+        retention: how long what has ended is kept, see `Retention`; or the same as a dict. None keeps everything.
         clock, random, on_commit, watch_loop, inline: for tests: injected time and chance; a hook around every commit;
             whether to watch for a blocked loop; whether the store uses no threads.
         open_store, owner: for simulations: opens the store instead of `url`; the name in leases.
@@ -86,6 +93,8 @@ class Embedded:
         foreign_await_limit: float = 60.0,
         force_replay: bool = False,
         lease_seconds: float = 30.0,
+        concurrency_limit: int | None = None,
+        retention: Retention | Mapping[str, timedelta | float] | None = None,
         clock: Clock | None = None,
         random: Random | None = None,
         on_commit: Callable[[str], None] | None = None,
@@ -94,7 +103,12 @@ class Embedded:
         open_store: Callable[[], Awaitable[Store]] | None = None,
         owner: str | None = None,
     ) -> None:
-        for name, value in (("max_executions", max_executions), ("threads", threads)):
+        whole_numbers = {
+            "max_executions": max_executions,
+            "threads": threads,
+            "concurrency_limit": 1 if concurrency_limit is None else concurrency_limit,
+        }
+        for name, value in whole_numbers.items():
             given: Any = value
             if type(given) is not int or given < 1:
                 raise UsageError(f"embedded: {name} must be a whole number from 1, not {given!r}")
@@ -106,6 +120,8 @@ class Embedded:
         self._threads = threads
         self._grace = to_ms(grace, "embedded: grace") / 1000
         self._lease_seconds = lease_seconds
+        self._concurrency_limit = concurrency_limit
+        self._retention = ages_of(as_retention(retention), "embedded: retention")
         self._on_commit = on_commit
         self._watch_loop = clock is None if watch_loop is None else watch_loop
         self._inline = inline
@@ -136,6 +152,8 @@ class Embedded:
                 claim_bytes_max=client.limits.claim_bytes_max,
                 jobs=[job_spec(job) for job in client.jobs.values()],
                 on_broken=self._broken,
+                environment_limit=self._concurrency_limit,
+                retention=self._retention,
             )
             self._runner = Runner(
                 client,
@@ -148,7 +166,11 @@ class Embedded:
                 threads=self._threads,
                 watch_loop=self._watch_loop,
             )
-            client.connect(EmbeddedPlatform(engine), clock=self._clock, random=self._random)
+            client.connect(
+                EmbeddedPlatform(engine, max_executions=self._max_executions),
+                clock=self._clock,
+                random=self._random,
+            )
         except BaseException:
             await store.close()
             raise

@@ -9,15 +9,23 @@ from typing import Any
 
 import msgspec
 
+from perdure.durations import to_ms
 from perdure.engine import state
 from perdure.engine.core.jobs import JobSpec
 from perdure.engine.engine import Engine
-from perdure.engine.store import RunFilter, RunRow
-from perdure.engine.views import to_event, to_run, to_status
+from perdure.engine.loops.pruner import Ages
+from perdure.engine.reasons import why_not_running
+from perdure.engine.store import PutAccount, RunRow
+from perdure.engine.views import to_account, to_event, to_queue, to_run, to_status
 from perdure.errors import UsageError
 from perdure.schema.effects import DeleteValue, SetValue, UpdateStatus
 from perdure.schema.execution import EventRecord
-from perdure.schema.runs import Event, Run, RunStatus
+from perdure.schema.options import RunOptions
+from perdure.schema.queues import Queue
+from perdure.schema.reasons import Reason, Unattended
+from perdure.schema.retention import Pruned, Retention
+from perdure.schema.run_filter import BulkResult, RunFilter
+from perdure.schema.runs import Account, Event, Run, RunStatus
 from perdure.schema.statuses import StatusRecord
 from perdure.sdk.jobs import Job
 from perdure.sdk.values import view
@@ -29,8 +37,9 @@ class EmbeddedPlatform:
     Raises UsageError, before anything else, when awaited in another event loop than the engine's.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        """To be made in the running loop of `engine`."""
+    def __init__(self, engine: Engine, *, max_executions: int) -> None:
+        """To be made in the running loop of `engine`, whose process executes so many runs at once."""
+        self._max_executions = max_executions
         self._any_loops_engine = engine
         self._loop = asyncio.get_running_loop()
 
@@ -64,32 +73,61 @@ class EmbeddedPlatform:
         sent = await self._engine.ingest(events)
         return [to_event(ingested.event, runs=ingested.runs, decode=view) for ingested in sent]
 
-    async def invoke(self, job_id: str, payload: str, *, key: str | None, context: str | None) -> Run:
-        ingested = await self._engine.ingest_run(job_id, payload, key=key, context=context)
+    async def invoke(
+        self,
+        job_id: str,
+        payload: str,
+        *,
+        key: str | None,
+        context: str | None,
+        is_test: bool,
+        account_id: str | None,
+        options: RunOptions | None,
+    ) -> Run:
+        ingested = await self._engine.ingest_run(
+            job_id,
+            payload,
+            key=key,
+            context=context,
+            is_test=is_test,
+            account_id=account_id,
+            options=options,
+        )
         return to_run(ingested.runs[0], decode=view, event=ingested.event)
 
     async def get_event(self, id: str) -> Event | None:
         event = await self._engine.store.get_event(id)
-        if event is None:
-            return None
-        runs = await self._engine.store.list_runs(RunFilter(event_id=id, limit=1_000))
+        return None if event is None else await self._with_runs(event)
+
+    async def cancel_event(self, id: str) -> Event:
+        return await self._with_runs(await self._engine.cancel_event(id))
+
+    async def _with_runs(self, event: EventRecord) -> Event:
+        runs = await self._engine.store.list_runs(RunFilter(event_id=event.id, limit=1_000))
         return to_event(event, runs=runs, decode=view)
+
+    async def put_account(self, id: str, metadata: str | None) -> None:
+        engine = self._engine
+        await engine.submit(PutAccount(id=id, metadata=metadata, at=engine.clock.now()), patient=False)
+
+    async def get_account(self, id: str) -> Account | None:
+        row = await self._engine.store.get_account(id)
+        return None if row is None else to_account(row, decode=view)
 
     async def get_run(self, id: str) -> Run | None:
         row = await self._engine.store.get_run(id)
         return None if row is None else await self._whole(row)
 
-    async def get_runs(
-        self,
-        *,
-        job_id: str | None,
-        event_id: str | None,
-        statuses: tuple[RunStatus, ...],
-        before: str | None,
-        limit: int,
-    ) -> list[Run]:
-        wanted = RunFilter(job_id=job_id, event_id=event_id, statuses=statuses, before=before, limit=limit)
-        return [to_run(row, decode=view) for row in await self._engine.store.list_runs(wanted)]
+    async def get_runs(self, filter: RunFilter) -> list[Run]:
+        return [to_run(row, decode=view) for row in await self._engine.store.list_runs(filter)]
+
+    async def count_runs(self) -> dict[RunStatus, int]:
+        return await self._engine.store.count_by_status()
+
+    async def why_not_running(self, id: str) -> list[Reason]:
+        engine = self._engine
+        found = await why_not_running(engine.store, id, environment_limit=engine.environment_limit)
+        return found or [Unattended(executing=len(engine.executing), max_executions=self._max_executions)]
 
     async def wait_for_run(self, id: str) -> Run:
         return await self._whole(await self._engine.wait_settled(id))
@@ -103,6 +141,35 @@ class EmbeddedPlatform:
 
     async def continue_run(self, id: str) -> Run:
         return await self._whole(await self._engine.commands.continue_(id))
+
+    async def cancel_runs(self, filter: RunFilter) -> BulkResult:
+        return await self._engine.commands.cancel_all(filter)
+
+    async def rerun_runs(self, filter: RunFilter) -> BulkResult:
+        return await self._engine.commands.rerun_all(filter)
+
+    async def continue_runs(self, filter: RunFilter) -> BulkResult:
+        return await self._engine.commands.continue_all(filter)
+
+    async def get_queues(self) -> list[Queue]:
+        return [to_queue(row) for row in await self._engine.store.list_queues()]
+
+    async def pause_queue(self, id: str) -> None:
+        await self._engine.queues.pause(id)
+
+    async def resume_queue(self, id: str) -> None:
+        await self._engine.queues.resume(id)
+
+    async def prune(self, retention: Retention | None) -> Pruned:
+        engine = self._engine
+        ages = engine.retention if retention is None else ages_of(retention, "prune")
+        return await engine.loops.retention.prune(ages, engine.clock.now())
+
+    async def backup(self, path: str) -> None:
+        await self._engine.store.backup(path)
+
+    async def check(self) -> list[str]:
+        return await self._engine.store.check()
 
     async def drain(self) -> None:
         await self._engine.wait_idle()
@@ -131,7 +198,7 @@ class EmbeddedPlatform:
 
 def job_spec(job: Job[Any, Any]) -> JobSpec:
     """What the engine needs to know of a job."""
-    trigger = job.trigger
+    trigger, slots = job.trigger, job.slots
     return JobSpec(
         id=job.id,
         version=job.version,
@@ -143,5 +210,26 @@ def job_spec(job: Job[Any, Any]) -> JobSpec:
         catch_up=trigger.catch_up,
         enabled=job.enabled,
         priority=job.priority,
+        queue=slots.queue,
+        concurrency_limit=slots.limit,
+        key_limit=slots.per_key,
+        concurrency_key=job.concurrency_key,
         max_duration_ms=job.max_duration_ms,
     )
+
+
+def ages_of(retention: Retention, where: str) -> Ages:
+    """The same in the engine's terms: milliseconds by status.
+
+    Raises:
+        UsageError: something in it is no duration.
+    """
+
+    def age(name: str) -> int | None:
+        given: Any = getattr(retention, name)
+        given = retention.default if given is None else given
+        return None if given is None else to_ms(given, f"{where}: {name}")
+
+    ended = [status for status in RunStatus if status.is_terminal]
+    ages = {status: ms for status in ended if (ms := age(status.name.lower())) is not None}
+    return Ages(runs=ages, events=age("events"))

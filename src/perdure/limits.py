@@ -28,7 +28,7 @@ class Limits(Struct, frozen=True, kw_only=True):
         claim_bytes_max: outputs that a claim carries along, bytes; the rest is fetched by task when asked for.
         events_per_send_max: events in one `send_events`.
         value_bytes_max: a value in a store, and the data of a status, bytes (Protocol, limits: KV value).
-        metadata_bytes_max: metadata of one run together, bytes.
+        metadata_bytes_max: metadata of one run together, or of an account, bytes.
         tags_per_run_max: tags of one run.
         tag_chars_max: one tag, characters.
     """

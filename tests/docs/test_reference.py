@@ -38,7 +38,8 @@ def rows(title: str) -> dict[str, list[str]]:
 
 
 def public(owner: type) -> list[str]:
-    return [name for name in vars(owner) if not name.startswith("_")]
+    own = [base for base in owner.__mro__ if base.__module__.startswith("perdure")]
+    return list(dict.fromkeys(name for base in own for name in vars(base) if not name.startswith("_")))
 
 
 @pytest.mark.parametrize("name", perdure.__all__)

@@ -156,8 +156,9 @@ def test_redact(value: Any, path: str, expected: Any):
 
 def test_event_lists_its_runs():
     record = EventRecord(id="evt_1", name="foo", payload="1", context='{"c": 2}', timestamp=T0, is_test=True)
+    record.delivered_at = T0
 
-    event = views.to_event(record, decode=decode, runs=[make_row()], delivered_at=T0)
+    event = views.to_event(record, decode=decode, runs=[make_row()])
 
     assert (event.payload, event.context, event.is_test) == (1, {"c": 2}, True)
     assert event.timestamp == event.delivered_at == START

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.errors import ConflictError, NotFoundError, PerdureError
+from perdure.schema.run_filter import BulkResult as BulkResult
 from perdure.schema.runs import RunStatus
 
 from .core import runs as core
@@ -23,13 +23,6 @@ _DECISIONS_MAX = 20
 
 _PAGE = 500
 """Runs of a filter that are worked on at a time."""
-
-
-class BulkResult(Struct, kw_only=True):
-    """What became of the runs of a filter: ids of those it was done to, and of the others why not."""
-
-    done: list[str]
-    failed: dict[str, str]
 
 
 class Commands:

@@ -24,6 +24,7 @@ from .core.endings import Endings
 from .core.jobs import JobSpec, Registry, RunOptions
 from .core.runs import CLAIM_BYTES_MAX
 from .loops.all import Loops
+from .loops.pruner import KEEP_ALL, Ages
 from .loops.runner import RETRY_MS, settled
 from .queues import Queues
 from .store import (
@@ -75,6 +76,7 @@ class Engine:
         store, clock, ids, owner, writer: its parts; reads go to the store directly.
         lease_ms: how long a lease lasts unless renewed.
         environment_limit: how many executions there may be in the environment; None for any number.
+        retention: what is deleted when.
         registry: what is known of the jobs.
         endings: what there is to be done when their runs end.
         commands: what can be done to runs.
@@ -97,6 +99,7 @@ class Engine:
         jobs: Iterable[JobSpec] = (),
         exclusive: bool = True,
         environment_limit: int | None = None,
+        retention: Ages = KEEP_ALL,
         claim_bytes_max: int = CLAIM_BYTES_MAX,
         on_broken: Callable[[BaseException], None] | None = None,
     ) -> None:
@@ -113,6 +116,7 @@ class Engine:
             claim_bytes_max: outputs that come along with a run that is claimed; larger ones are fetched when asked for.
             exclusive: nobody else uses the store: `start` takes up at once what is leased.
             environment_limit: how many executions there may be in the environment, on all nodes; None for any number.
+            retention: what is deleted when.
             on_broken: called once if the store breaks; the engine has stopped then.
         """
         self.store = store
@@ -122,6 +126,7 @@ class Engine:
         self.lease_ms = int(lease_seconds * 1000)
         self.claim_bytes_max = claim_bytes_max
         self.environment_limit = environment_limit
+        self.retention = retention
         self.registry = Registry()
         self.endings = Endings(self.registry.jobs, ids.run_id)
         self.commands = Commands(self)

@@ -27,9 +27,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from msgspec import Struct
-
 from perdure.schema.execution import EventRecord, LogRecord, TaskRecord
+from perdure.schema.run_filter import RunFilter as RunFilter
 from perdure.schema.runs import RunStatus
 
 from .changes import (
@@ -75,32 +74,6 @@ from .rows import (
     StatusRow as StatusRow,
     WaiterRow as WaiterRow,
 )
-
-
-class RunFilter(Struct, kw_only=True, frozen=True):
-    """Which runs a list shows: newest first, ids below `before` (keyset paging). What is None or empty doesn't matter.
-
-    Attributes:
-        tags: the run has all of them.
-        created_from, created_until: instants, the second one excluded.
-        parent_run_id: the run whose task waits, or waited, for it.
-        internal: whether runs that perdure made for itself are shown too.
-    """
-
-    job_id: str | None = None
-    event_id: str | None = None
-    statuses: tuple[RunStatus, ...] = ()
-    job_version: str | None = None
-    tags: tuple[str, ...] = ()
-    account_id: str | None = None
-    parent_run_id: str | None = None
-    queue: str | None = None
-    is_test: bool | None = None
-    created_from: int | None = None
-    created_until: int | None = None
-    internal: bool = False
-    before: str | None = None
-    limit: int = 50
 
 
 class Store(Protocol):
@@ -207,6 +180,14 @@ class Store(Protocol):
 
     async def next_operation_due(self, after: int = -1) -> int | None:
         """When the earliest call is due that is due later than `after`; None without one."""
+        ...
+
+    async def waiters_of(self, run_id: str) -> list[WaiterRow]:
+        """What tasks of a run wait for, one row per name of an event, by task and name."""
+        ...
+
+    async def operations_of(self, run_id: str) -> list[OperationRow]:
+        """The calls that the platform has still to make for tasks of a run, by task."""
         ...
 
     # --- state ----------------------------------------------------------------------------------------------------------

@@ -10,9 +10,10 @@ from datetime import datetime, timedelta
 from typing import Any, TypeAlias, cast
 
 from perdure.clock import to_datetime
-from perdure.engine.store import RunRow, StatusRow
+from perdure.engine.store import AccountRow, QueueRow, RunRow, StatusRow
 from perdure.schema.execution import EventRecord, LogRecord, TaskRecord
-from perdure.schema.runs import Event, EventRun, Log, Run, Task, TaskStatus
+from perdure.schema.queues import Queue
+from perdure.schema.runs import Account, Event, EventRun, Log, Run, Task, TaskStatus
 from perdure.schema.statuses import StatusRecord, StatusVersion
 
 Decode: TypeAlias = Callable[[str, str | None], Any]
@@ -41,8 +42,17 @@ def to_run(
         error=row.error,
         reason=row.reason,
         is_test=row.is_test,
+        number=row.number,
         priority=row.priority,
+        queue=row.queue,
+        concurrency_key=row.queue_key or None,
+        account_id=row.account_id,
+        tags=list(row.tags),
+        metadata={} if row.metadata is None else decode(row.metadata, None),
+        parent_run_id=row.parent_run_id,
+        parent_task_id=row.parent_task_id,
         executions=row.execution,
+        attempts=row.failures + 1,
         execution_duration=timedelta(milliseconds=row.spent_ms),
         created_at=to_datetime(row.created_at),
         started_at=_moment(row.started_at),
@@ -89,9 +99,7 @@ def to_log(record: LogRecord, *, decode: Decode) -> Log:
     )
 
 
-def to_event(
-    record: EventRecord, *, decode: Decode, runs: Sequence[RunRow] = (), delivered_at: int | None = None
-) -> Event:
+def to_event(record: EventRecord, *, decode: Decode, runs: Sequence[RunRow] = ()) -> Event:
     """An event with the runs that it caused."""
     return Event(
         id=record.id,
@@ -100,7 +108,10 @@ def to_event(
         context=_decoded(decode, record.context, None),
         source=record.source,
         timestamp=to_datetime(record.timestamp),
-        delivered_at=_moment(delivered_at),
+        account_id=record.account_id,
+        deliver_at=_moment(record.deliver_at),
+        delivered_at=_moment(record.delivered_at),
+        cancelled_at=_moment(record.cancelled_at),
         is_test=record.is_test,
         runs=[EventRun(id=row.id, job_id=row.job_id, status=row.status) for row in runs],
     )
@@ -125,6 +136,27 @@ def to_status(row: StatusRow, *, decode: Decode) -> StatusRecord:
         ],
         created_at=to_datetime(row.created_at),
         updated_at=to_datetime(row.updated_at),
+    )
+
+
+def to_account(row: AccountRow, *, decode: Decode) -> Account:
+    """A user of the application."""
+    return Account(
+        id=row.id,
+        metadata={} if row.metadata is None else decode(row.metadata, None),
+        created_at=to_datetime(row.created_at),
+    )
+
+
+def to_queue(row: QueueRow) -> Queue:
+    """A queue as it is now."""
+    return Queue(
+        id=row.id,
+        concurrency_limit=row.concurrency_limit,
+        per_key=row.key_limit,
+        paused_at=_moment(row.paused_at),
+        queued=row.queued,
+        executing=row.executing,
     )
 
 

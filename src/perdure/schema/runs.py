@@ -121,7 +121,13 @@ class Run(Struct, frozen=True, kw_only=True):
     """A run. `tasks` and `logs` are filled by `get_run`, in order of appearance; empty in lists of runs.
 
     Attributes:
+        number: 1, 2, 3 ... among the runs of its job.
         executions: how many executions the run has had.
+        attempts: 1, and one more for each time that the job's `retry` has tried it again.
+        queue, concurrency_key: where it waits for a slot; the key is None for a job without one.
+        account_id: of the user of the application that it is for.
+        tags, metadata: what its sender gave along, and what it added itself; metadata is an object.
+        parent_run_id, parent_task_id: the task of another run that waits, or waited, for its end.
         execution_duration: time spent executing, waits excluded.
         reason: why it is in this status, where the status alone doesn't say ("job 'x' isn't defined here").
         output: the decoded return value of a completed run.
@@ -137,8 +143,17 @@ class Run(Struct, frozen=True, kw_only=True):
     error: ErrorInfo | None = None
     reason: str | None = None
     is_test: bool = False
+    number: int = 0
     priority: int = 0
+    queue: str = ""
+    concurrency_key: str | None = None
+    account_id: str | None = None
+    tags: list[str] = []
+    metadata: dict[str, Any] = {}
+    parent_run_id: str | None = None
+    parent_task_id: str | None = None
     executions: int = 0
+    attempts: int = 1
     execution_duration: timedelta = timedelta()
     created_at: datetime
     started_at: datetime | None = None
@@ -161,7 +176,14 @@ class EventRun(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Event(Struct, frozen=True, kw_only=True):
-    """A named payload that was sent; `runs` are those it caused. Sending an id again returns the first event."""
+    """A named payload that was sent; `runs` are those it caused. Sending an id again returns the first event.
+
+    Attributes:
+        account_id: of the user of the application that it is for.
+        deliver_at: when it is to be delivered, if it was sent for later.
+        delivered_at: when it first caused a run, or woke one.
+        cancelled_at: when it was cancelled, before its delivery.
+    """
 
     id: str
     name: str
@@ -169,6 +191,17 @@ class Event(Struct, frozen=True, kw_only=True):
     context: Any = None
     source: str = "trigger.dev"
     timestamp: datetime
+    account_id: str | None = None
+    deliver_at: datetime | None = None
     delivered_at: datetime | None = None
+    cancelled_at: datetime | None = None
     is_test: bool = False
     runs: list[EventRun] = []
+
+
+class Account(Struct, frozen=True, kw_only=True):
+    """A user of the application. `metadata`: a JSON object."""
+
+    id: str
+    metadata: dict[str, Any] = {}
+    created_at: datetime

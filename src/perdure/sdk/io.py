@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid as uuid_module
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, overload
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack, overload
 
 from perdure.clock import to_datetime
 from perdure.durations import to_instant_ms, to_ms
@@ -21,7 +21,7 @@ from .retry import UNTIL_AVAILABLE, Retry
 from .state_io import StateIO
 
 if TYPE_CHECKING:
-    from .client import Client, EventToSend
+    from .client import Client, EventOptions, EventToSend
     from .execution import Execution
 
 T = TypeVar("T")
@@ -207,7 +207,9 @@ class IO(StateIO):
         except Exception as error:  # noqa: BLE001 - handed to the user's own handler
             return await perform.maybe_await(catch(error))
 
-    async def send_event(self, key: Key, name: str, payload: Any = None, **options: Any) -> Event:
+    async def send_event(
+        self, key: Key, name: str, payload: Any = None, **options: Unpack[EventOptions]
+    ) -> Event:
         """Send an event as a task: once, however often this is replayed. Options as `client.send_event`."""
         event = self._client.event(name, payload, **options)
         return (await self._send(key, [event], "Send Event"))[0]
@@ -233,6 +235,14 @@ class IO(StateIO):
             return event
 
         return await self.run_task(key, get, name="Get Event", params={"id": id}, retry=UNTIL_AVAILABLE)
+
+    async def cancel_event(self, key: Key, id: str) -> Event:
+        """`client.cancel_event` as a task. Raises TaskError (ConflictError) for an event that has been delivered."""
+
+        async def cancel() -> Event:
+            return await self._client.cancel_event(id)
+
+        return await self.run_task(key, cancel, name="Cancel Event", params={"id": id}, retry=UNTIL_AVAILABLE)
 
 
 def with_task_ids(events: Sequence[EventToSend]) -> list[EventToSend]:

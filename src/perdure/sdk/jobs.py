@@ -11,9 +11,11 @@ from perdure.durations import to_ms
 from perdure.errors import UsageError
 from perdure.schema.runs import Run
 
+from .concurrency import ConcurrencyKey, ConcurrencyLimit, slots
 from .logger import LEVELS
 from .operation import Duration
 from .retry import Retry
+from .run_options import check_priority
 from .scope import current_scope
 from .triggers.trigger import Trigger
 from .values import codec_for, return_annotation
@@ -44,6 +46,7 @@ class Job(Generic[Payload, Output]):
 
     Attributes:
         fn: the run function as written: call it in unit tests with an `io` of your own.
+        slots: where its runs wait, and how many may execute at once; `concurrency_key` is what divides them.
         is_async: whether it is `async def`; a plain `def` runs in a thread.
         max_duration_ms: time a run may execute in all, waits excluded; None for no limit.
         retry: when an uncaught error gives the run another execution, its completed tasks kept.
@@ -60,6 +63,8 @@ class Job(Generic[Payload, Output]):
         trigger: Trigger[Payload],
         enabled: bool = True,
         priority: int = 0,
+        concurrency_limit: int | ConcurrencyLimit | None = None,
+        concurrency_key: ConcurrencyKey | None = None,
         max_duration: Duration | None = None,
         retry: Retry | None = None,
         log_level: str | None = None,
@@ -72,6 +77,7 @@ class Job(Generic[Payload, Output]):
         level = log_level or client.log_level
         if level.upper() not in LEVELS:
             raise UsageError(f"{where}: log_level {level!r} is none of log, error, warn, info, debug")
+        check_priority(priority, where)
         _check_signature(fn, where)
         self.client = client
         self.fn: Any = fn
@@ -81,6 +87,8 @@ class Job(Generic[Payload, Output]):
         self.trigger = trigger
         self.enabled = enabled
         self.priority = priority
+        self.slots = slots(where, concurrency_limit, concurrency_key)
+        self.concurrency_key = concurrency_key
         self.max_duration_ms = None if max_duration is None else to_ms(max_duration, f"{where}: max_duration")
         self.retry = retry
         self.log_level = level

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from perdure.schema.effects import SetValue, UpdateStatus
 from perdure.schema.execution import EventRecord
-from perdure.schema.runs import Event, Run, RunStatus
+from perdure.schema.options import RunOptions
+from perdure.schema.queues import Queue
+from perdure.schema.reasons import Reason
+from perdure.schema.retention import Pruned, Retention
+from perdure.schema.run_filter import BulkResult, RunFilter
+from perdure.schema.runs import Account, Event, Run, RunStatus
 from perdure.schema.statuses import StatusRecord
 
 if TYPE_CHECKING:
@@ -25,21 +30,33 @@ class Platform(Protocol):
         """Store events with the runs they cause; a known id returns what is stored."""
         ...
 
-    async def invoke(self, job_id: str, payload: str, *, key: str | None, context: str | None) -> Run: ...
+    async def invoke(
+        self,
+        job_id: str,
+        payload: str,
+        *,
+        key: str | None,
+        context: str | None,
+        is_test: bool,
+        account_id: str | None,
+        options: RunOptions | None,
+    ) -> Run: ...
 
     async def get_event(self, id: str) -> Event | None: ...
 
+    async def cancel_event(self, id: str) -> Event: ...
+
+    async def put_account(self, id: str, metadata: str | None) -> None: ...
+
+    async def get_account(self, id: str) -> Account | None: ...
+
     async def get_run(self, id: str) -> Run | None: ...
 
-    async def get_runs(
-        self,
-        *,
-        job_id: str | None,
-        event_id: str | None,
-        statuses: tuple[RunStatus, ...],
-        before: str | None,
-        limit: int,
-    ) -> list[Run]: ...
+    async def get_runs(self, filter: RunFilter) -> list[Run]: ...
+
+    async def count_runs(self) -> dict[RunStatus, int]: ...
+
+    async def why_not_running(self, id: str) -> list[Reason]: ...
 
     async def wait_for_run(self, id: str) -> Run:
         """Wait until the run has ended, for as long as that takes."""
@@ -50,6 +67,26 @@ class Platform(Protocol):
     async def rerun(self, id: str) -> Run: ...
 
     async def continue_run(self, id: str) -> Run: ...
+
+    async def cancel_runs(self, filter: RunFilter) -> BulkResult: ...
+
+    async def rerun_runs(self, filter: RunFilter) -> BulkResult: ...
+
+    async def continue_runs(self, filter: RunFilter) -> BulkResult: ...
+
+    async def get_queues(self) -> list[Queue]: ...
+
+    async def pause_queue(self, id: str) -> None: ...
+
+    async def resume_queue(self, id: str) -> None: ...
+
+    async def prune(self, retention: Retention | None) -> Pruned:
+        """Delete what is older than `retention` says; None: as the platform is set."""
+        ...
+
+    async def backup(self, path: str) -> None: ...
+
+    async def check(self) -> list[str]: ...
 
     async def drain(self) -> None:
         """Wait until nothing is queued or executing."""

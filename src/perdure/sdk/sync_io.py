@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 from uuid import UUID
 
 from perdure.clock import to_datetime
@@ -29,7 +29,7 @@ from .sync_run import SyncRun
 from .values import PLAIN, Codec, codec_for
 
 if TYPE_CHECKING:
-    from .client import Client, EventToSend
+    from .client import Client, EventOptions, EventToSend
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -269,7 +269,7 @@ class SyncIO(SyncStateIO):
         except Exception as error:  # noqa: BLE001 - handed to the user's own handler
             return catch(error)
 
-    def send_event(self, key: Key, name: str, payload: Any = None, **options: Any) -> Event:
+    def send_event(self, key: Key, name: str, payload: Any = None, **options: Unpack[EventOptions]) -> Event:
         """As `IO.send_event`."""
         return self._send(key, [self._client.event(name, payload, **options)], "Send Event")[0]
 
@@ -294,3 +294,11 @@ class SyncIO(SyncStateIO):
             return event
 
         return self.run_task(key, get, name="Get Event", params={"id": id}, retry=UNTIL_AVAILABLE)
+
+    def cancel_event(self, key: Key, id: str) -> Event:
+        """As `IO.cancel_event`."""
+
+        def cancel() -> Event:
+            return self._run.await_(self._client.cancel_event(id))
+
+        return self.run_task(key, cancel, name="Cancel Event", params={"id": id}, retry=UNTIL_AVAILABLE)

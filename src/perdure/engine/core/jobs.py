@@ -12,6 +12,7 @@ from perdure.engine.store import NewRun
 from perdure.errors import UsageError
 from perdure.filters import matches
 from perdure.schema.execution import EventRecord
+from perdure.schema.options import RunOptions as RunOptions, decode_options
 
 from .transitions import INITIAL, RunEvent, next_status
 
@@ -62,18 +63,6 @@ class JobSpec(Struct, kw_only=True, frozen=True):
     notify_success: tuple[str, ...] = ()
     notify_failure: tuple[str, ...] = ()
     is_internal: bool = False
-
-
-class RunOptions(Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """What the sender of an event, or who invokes a job, wants of the runs. None: as the job says. `metadata`: JSON."""
-
-    tags: tuple[str, ...] = ()
-    metadata: str | None = None
-    priority: int | None = None
-    concurrency_key: str | None = None
-
-
-NO_OPTIONS = RunOptions()
 
 
 class Registry:
@@ -173,7 +162,3 @@ def queue_key(job: JobSpec, payload: str) -> str:
         raise UsageError(
             f"job {job.id!r}: its concurrency_key can't be worked out from the payload ({type(error).__name__}: {error})"
         ) from error
-
-
-decode_options = msgspec.json.Decoder(RunOptions).decode
-encode_options = msgspec.json.Encoder().encode

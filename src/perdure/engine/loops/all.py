@@ -10,6 +10,7 @@ from perdure.clock import Random
 from .adopter import Adopter
 from .deliverer import Deliverer
 from .matcher import Matcher
+from .pruner import Pruner
 from .renewer import Renewer
 from .rescuer import Rescuer
 from .runner import LoopRunner
@@ -28,8 +29,9 @@ class Loops:
     """Runs them between `start` and `stop`.
 
     Attributes:
-        waker, rescuer, renewer, adopter, deliverer, matcher, scheduler: the loops; `notify` makes one look earlier.
+        waker, rescuer, renewer, adopter, deliverer, matcher, scheduler, pruner: the loops; `notify` makes one look earlier.
         schedules: what the scheduler's loop runs, which also takes registrations.
+        retention: what the pruner's loop runs, which also prunes when asked to.
     """
 
     def __init__(self, engine: Engine, random: Random) -> None:
@@ -52,6 +54,7 @@ class Loops:
             store, submit, engine.clock, registry=engine.registry, run_ids=engine.run_ids
         )
         deliverer = Deliverer(store, submit, registry=engine.registry, run_ids=engine.run_ids)
+        self.retention = Pruner(store, submit, ages=engine.retention)
         self.waker = self._loop("waker", Waker(store, submit).step)
         self.rescuer = self._loop("rescuer", self._rescuer.step)
         self.renewer = self._loop("renewer", self._renewer.step)
@@ -59,6 +62,7 @@ class Loops:
         self.deliverer = self._loop("deliverer", deliverer.step)
         self.matcher = self._loop("matcher", Matcher(store, submit).step)
         self.scheduler = self._loop("scheduler", self.schedules.step)
+        self.pruner = self._loop("pruner", self.retention.step)
         self.schedules.on_change = self.scheduler.notify
         self._all = (
             self.waker,
@@ -68,6 +72,7 @@ class Loops:
             self.deliverer,
             self.matcher,
             self.scheduler,
+            self.pruner,
         )
 
     def start(self) -> None:

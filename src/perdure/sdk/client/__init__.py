@@ -1,6 +1,7 @@
-"""`Client`, in parts by what they are about: events, runs, and in client.py jobs and connecting."""
+"""`Client`, in parts by what they are about: events, runs, upkeep, and in client.py jobs and connecting."""
 
 from .client import Client as Client
-from .events import ClientEvents as ClientEvents, EventToSend as EventToSend
-from .runs import ClientRuns as ClientRuns
+from .events import ClientEvents as ClientEvents, EventOptions as EventOptions, EventToSend as EventToSend
+from .runs import ClientRuns as ClientRuns, RunSelection as RunSelection
 from .state import ClientState as ClientState, ClientStore as ClientStore, ClientStores as ClientStores
+from .upkeep import ClientUpkeep as ClientUpkeep

@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from perdure.errors import ConflictError, UsageError
 from perdure.limits import DEFAULT_LIMITS, Limits
+from perdure.sdk.concurrency import ConcurrencyKey, ConcurrencyLimit, check_limit
 from perdure.sdk.jobs import Job, JobDecorator
 from perdure.sdk.logger import LEVELS
 from perdure.sdk.operation import Duration
 from perdure.sdk.retry import Retry
+from perdure.sdk.texts import check_text
 from perdure.sdk.triggers.invoke import invoke_trigger
 from perdure.sdk.triggers.trigger import Trigger
 
 from .events import ClientEvents
 from .runs import ClientRuns
 from .state import ClientState
+from .upkeep import ClientUpkeep
 
 if TYPE_CHECKING:
     from perdure.embedded import Embedded, EmbeddedSettings
@@ -27,7 +30,7 @@ P = TypeVar("P")
 R = TypeVar("R")
 
 
-class Client(ClientEvents, ClientRuns, ClientState):
+class Client(ClientEvents, ClientRuns, ClientState, ClientUpkeep):
     """An application's jobs, and its connection to the platform.
 
     Example:
@@ -63,6 +66,7 @@ class Client(ClientEvents, ClientRuns, ClientState):
         self.api_url = api_url or os.environ.get("PERDURE_API_URL")
         self.api_key = api_key or os.environ.get("PERDURE_API_KEY")
         self.log_level = log_level
+        self._limits: dict[str, ConcurrencyLimit] = {}
 
     # --- jobs --------------------------------------------------------------------------------------------------------
 
@@ -75,6 +79,8 @@ class Client(ClientEvents, ClientRuns, ClientState):
         trigger: Trigger[P] | None = None,
         enabled: bool = True,
         priority: int = 0,
+        concurrency_limit: int | ConcurrencyLimit | None = None,
+        concurrency_key: ConcurrencyKey | None = None,
         max_duration: Duration | None = None,
         retry: Retry | None = None,
         log_level: str | None = None,
@@ -88,6 +94,10 @@ class Client(ClientEvents, ClientRuns, ClientState):
             trigger: what starts it; without one it is only invoked.
             enabled: False starts no new runs for events; those under way go on.
             priority: runs of higher priority are executed first.
+            concurrency_limit: how many of its runs may execute at once (waiting ones don't); with a `concurrency_key` so many
+                for each key. Or a limit that several jobs share: `define_concurrency_limit`.
+            concurrency_key: what divides the job's runs, so that no tenant, say, can keep others from being served: a dotted
+                path into the payload ("user.id"), or a function of the payload. Keys take turns.
             max_duration: time a run may execute in all, waits excluded, timedelta or seconds; then it is Timed out.
             retry: an uncaught error gives the run another execution, its completed tasks kept, the failed ones reset.
             log_level: see the client's.
@@ -102,6 +112,8 @@ class Client(ClientEvents, ClientRuns, ClientState):
                 trigger=trigger,
                 enabled=enabled,
                 priority=priority,
+                concurrency_limit=concurrency_limit,
+                concurrency_key=concurrency_key,
                 max_duration=max_duration,
                 retry=retry,
                 log_level=log_level,
@@ -119,6 +131,8 @@ class Client(ClientEvents, ClientRuns, ClientState):
         trigger: Trigger[P] | None = None,
         enabled: bool = True,
         priority: int = 0,
+        concurrency_limit: int | ConcurrencyLimit | None = None,
+        concurrency_key: ConcurrencyKey | None = None,
         max_duration: Duration | None = None,
         retry: Retry | None = None,
         log_level: str | None = None,
@@ -132,6 +146,12 @@ class Client(ClientEvents, ClientRuns, ClientState):
             raise ConflictError(
                 f"job {id!r} is defined twice on client {self.id!r}; give each job an id of its own"
             )
+        if id in self._limits:
+            raise ConflictError(
+                f"job {id!r}: there is a concurrency limit of this id; give the job another one"
+            )
+        if isinstance(concurrency_limit, ConcurrencyLimit):
+            self._keep_limit(concurrency_limit)
         job: Job[P, R] = Job(
             self,
             run,
@@ -141,6 +161,8 @@ class Client(ClientEvents, ClientRuns, ClientState):
             trigger=trigger if trigger is not None else invoke_trigger(),
             enabled=enabled,
             priority=priority,
+            concurrency_limit=concurrency_limit,
+            concurrency_key=concurrency_key,
             max_duration=max_duration,
             retry=retry,
             log_level=log_level,
@@ -149,6 +171,42 @@ class Client(ClientEvents, ClientRuns, ClientState):
         if (platform := self._platform_here) is not None:
             platform.define(job)
         return job
+
+    def define_concurrency_limit(
+        self, *, id: str, limit: int | None = None, per_key: int | None = None
+    ) -> ConcurrencyLimit:
+        """A limit for several jobs together: `concurrency_limit=client.define_concurrency_limit(id="mail", limit=5)`.
+
+        Args:
+            id: of the limit, and of the queue that these jobs share.
+            limit: how many of their runs may execute at once.
+            per_key: the same for each concurrency key (see `concurrency_key` of jobs), or one of the two.
+
+        Raises:
+            UsageError: neither is given, or one is no whole number from 1.
+            ConflictError: the client has a limit, or a job, of this id.
+        """
+        where = f"concurrency limit {id!r}"
+        check_text(id, f"{where}: id", self.limits.name_chars_max)
+        check_limit(limit, f"{where}: limit")
+        check_limit(per_key, f"{where}: per_key")
+        if not id or (limit is None and per_key is None):
+            raise UsageError(
+                "a concurrency limit needs an id, and a number: limit= in all, per_key= for each key"
+            )
+        if id in self._limits:
+            raise ConflictError(f"{where} is defined twice on client {self.id!r}; give each an id of its own")
+        made = ConcurrencyLimit(id=id, limit=limit, per_key=per_key)
+        self._keep_limit(made)
+        return made
+
+    def _keep_limit(self, limit: ConcurrencyLimit) -> None:
+        if limit.id in self.jobs:
+            raise ConflictError(
+                f"concurrency limit {limit.id!r}: there is a job of this id; give the limit another one"
+            )
+        if self._limits.setdefault(limit.id, limit) != limit:
+            raise ConflictError(f"concurrency limit {limit.id!r} is defined twice, with different numbers")
 
     # --- connecting --------------------------------------------------------------------------------------------------
 

@@ -3,37 +3,93 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypedDict, TypeVar, Unpack
 
-from perdure.durations import to_ms
-from perdure.errors import NotFoundError
+from msgspec.structs import replace
+
+from perdure.durations import to_instant_ms, to_ms
+from perdure.errors import NotFoundError, UsageError
+from perdure.schema.reasons import Reason
+from perdure.schema.run_filter import BulkResult, RunFilter
 from perdure.schema.runs import Run, RunStatus
 from perdure.sdk.jobs import Job
 from perdure.sdk.operation import Duration
+from perdure.sdk.run_options import run_options
 from perdure.sdk.texts import check_text
 
 from .connection import Connection
 
 P = TypeVar("P")
 
+_PAGE = 500
+
+
+class RunSelection(TypedDict, total=False):
+    """Which runs are meant; what isn't given doesn't matter.
+
+    job_id: the job's id. event_id: runs that this event caused. status: one, or several. version: of the job. tags: runs that
+    have all of them. account_id: of the user they are for. parent: id of the run that waits for them. queue: where they
+    wait for slots. created_after, created_before: aware datetimes, the second one excluded. is_test: tests only, or others
+    only.
+    """
+
+    event_id: str | None
+    status: RunStatus | Sequence[RunStatus]
+    version: str | None
+    tags: str | Iterable[str]
+    account_id: str | None
+    parent: str | None
+    queue: str | None
+    created_after: datetime | None
+    created_before: datetime | None
+    is_test: bool | None
+
 
 class ClientRuns(Connection):
     """The part of `Client` about runs."""
 
     async def invoke(
-        self, job: Job[P, Any] | str, payload: P, *, key: str | None = None, context: Any = None
+        self,
+        job: Job[P, Any] | str,
+        payload: P,
+        *,
+        key: str | None = None,
+        context: Any = None,
+        is_test: bool = False,
+        account_id: str | None = None,
+        tags: Iterable[str] = (),
+        metadata: Mapping[str, Any] | None = None,
+        priority: int | None = None,
+        concurrency_key: str | None = None,
     ) -> Run:
-        """Start a run of a job, given as itself or by id. See `Job.invoke`."""
+        """Start a run of a job, given as itself or by id. See `Job.invoke`; the other options as for `send_event`."""
         if isinstance(job, str):
             if job not in self.jobs:
                 raise NotFoundError(kind="job", id=job)
             job = self.jobs[job]
         where = f"job {job.id!r}"
         check_text(key, f"{where}: key", self.limits.name_chars_max)
+        check_text(account_id, f"{where}: account_id", self.limits.name_chars_max)
         text = self._to_json(payload, f"payload of {where}")
         job.trigger.schema.parse(text, job_id=job.id)
-        return await self.platform.invoke(job.id, text, key=key, context=self._context_json(context, where))
+        return await self.platform.invoke(
+            job.id,
+            text,
+            key=key,
+            context=self._context_json(context, where),
+            is_test=is_test,
+            account_id=account_id,
+            options=run_options(
+                where,
+                self.limits,
+                tags=tags,
+                metadata=metadata,
+                priority=priority,
+                concurrency_key=concurrency_key,
+            ),
+        )
 
     async def get_run(self, id: str) -> Run | None:
         """A run with its tasks and logs; None if there is none of that id."""
@@ -43,16 +99,51 @@ class ClientRuns(Connection):
         self,
         job_id: str | None = None,
         *,
-        event_id: str | None = None,
-        status: RunStatus | Sequence[RunStatus] = (),
         before: str | None = None,
         limit: int = 50,
+        **selection: Unpack[RunSelection],
     ) -> list[Run]:
-        """Runs, newest first, without tasks and logs. `before`: the id of the last run of the previous page."""
-        statuses = (status,) if isinstance(status, RunStatus) else tuple(status)
-        return await self.platform.get_runs(
-            job_id=job_id, event_id=event_id, statuses=statuses, before=before, limit=limit
-        )
+        """Runs, newest first, without tasks and logs.
+
+        Args:
+            job_id: only this job's.
+            before: the id of the last run of the previous page; `iter_runs` goes through all pages.
+            limit: at most so many.
+            selection: see `RunSelection`.
+        """
+        given: Any = limit
+        if type(given) is not int or given < 1:
+            raise UsageError(f"get_runs: limit must be a whole number from 1, not {limit!r}")
+        wanted = _run_filter("get_runs", job_id, selection)
+        return await self.platform.get_runs(replace(wanted, before=before, limit=limit))
+
+    async def iter_runs(
+        self, job_id: str | None = None, **selection: Unpack[RunSelection]
+    ) -> AsyncGenerator[Run]:
+        """`async for run in client.iter_runs(...)`: as `get_runs`, all of them, however many. Holds a page in memory."""
+        wanted = replace(_run_filter("iter_runs", job_id, selection), limit=_PAGE)
+        while True:
+            page = await self.platform.get_runs(wanted)
+            for run in page:
+                yield run
+            if len(page) < _PAGE:
+                return
+            wanted = replace(wanted, before=page[-1].id)
+
+    async def count_runs(self) -> dict[RunStatus, int]:
+        """How many runs there are in each status, 0 included."""
+        return await self.platform.count_runs()
+
+    async def why_not_running(self, id: str) -> list[Reason]:
+        """Why a run isn't executing now, as data; `str()` of a reason is a sentence for people.
+
+        Of a queued run: what keeps it from being started, and how many are before it. Of a waiting one: what it waits for.
+        Of one that executes or has ended: just that.
+
+        Raises:
+            NotFoundError: there is no such run.
+        """
+        return await self.platform.why_not_running(id)
 
     async def wait_for_run(self, id: str, timeout: Duration | None = None) -> Run:
         """Wait until a run has ended, however; returns it.
@@ -86,6 +177,78 @@ class ClientRuns(Connection):
         """
         return await self.platform.continue_run(id)
 
+    # --- many at once ---------------------------------------------------------------------------------------------------
+
+    async def cancel_runs(self, job_id: str | None = None, **selection: Unpack[RunSelection]) -> BulkResult:
+        """Cancel every run of a selection that hasn't ended.
+
+        Returns:
+            the ids of those cancelled (`done`), and of the others why not (`failed`). Runs that are made while this is under
+            way aren't touched.
+
+        Raises:
+            UsageError: nothing was selected: this would cancel everything.
+        """
+        return await self.platform.cancel_runs(_chosen("cancel_runs", job_id, selection))
+
+    async def rerun_runs(self, job_id: str | None = None, **selection: Unpack[RunSelection]) -> BulkResult:
+        """Run every ended run of a selection again, as `rerun`; result and errors as `cancel_runs`."""
+        return await self.platform.rerun_runs(_chosen("rerun_runs", job_id, selection))
+
+    async def continue_runs(self, job_id: str | None = None, **selection: Unpack[RunSelection]) -> BulkResult:
+        """Continue every run of a selection that can be, as `continue_run`; result and errors as `cancel_runs`."""
+        return await self.platform.continue_runs(_chosen("continue_runs", job_id, selection))
+
+    async def cancel_runs_for_event(self, id: str) -> BulkResult:
+        """Cancel the runs that an event caused; result as `cancel_runs`.
+
+        Raises:
+            NotFoundError: there is no such event.
+        """
+        if await self.platform.get_event(id) is None:
+            raise NotFoundError(kind="event", id=id)
+        return await self.platform.cancel_runs(RunFilter(event_id=id))
+
+    async def cancel_runs_for_job(self, id: str) -> BulkResult:
+        """Cancel the runs of a job, in whatever version; result as `cancel_runs`."""
+        return await self.platform.cancel_runs(RunFilter(job_id=id))
+
     async def drain(self) -> None:
         """Wait until nothing is queued or executing. Runs that wait for the future aren't waited for."""
         await self.platform.drain()
+
+
+def _chosen(call: str, job_id: str | None, selection: RunSelection) -> RunFilter:
+    wanted = _run_filter(call, job_id, selection)
+    if wanted == RunFilter():
+        raise UsageError(
+            f"{call} without a selection would be done to every run there is. Say which: a job's id, status=, tags=, ...; if "
+            "all are meant, created_before=datetime.now(UTC)"
+        )
+    return wanted
+
+
+def _run_filter(call: str, job_id: str | None, selection: RunSelection) -> RunFilter:
+    if unknown := selection.keys() - RunSelection.__annotations__.keys():
+        raise UsageError(
+            f"{call} can't select by {min(unknown)!r}; it can by job_id, {', '.join(RunSelection.__annotations__)}"
+        )
+    status, tags = selection.get("status", ()), selection.get("tags", ())
+    statuses = (status,) if isinstance(status, RunStatus) else tuple(status)
+    for given in statuses:
+        if not isinstance(given, RunStatus):  # pyright: ignore[reportUnnecessaryIsInstance] (users aren't checked)
+            raise UsageError(f"{call}: status takes RunStatus values, like RunStatus.FAILED, not {given!r}")
+    after, before = selection.get("created_after"), selection.get("created_before")
+    return RunFilter(
+        job_id=job_id,
+        event_id=selection.get("event_id"),
+        statuses=statuses,
+        job_version=selection.get("version"),
+        tags=(tags,) if isinstance(tags, str) else tuple(tags),
+        account_id=selection.get("account_id"),
+        parent_run_id=selection.get("parent"),
+        queue=selection.get("queue"),
+        is_test=selection.get("is_test"),
+        created_from=None if after is None else to_instant_ms(after, f"{call}: created_after"),
+        created_until=None if before is None else to_instant_ms(before, f"{call}: created_before"),
+    )

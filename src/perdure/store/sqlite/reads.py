@@ -152,6 +152,14 @@ def due_operations(db: Statements, now: int, limit: int) -> list[OperationRow]:
     return _decode_operations(db.fetch("due_operations", now=now, limit=limit))
 
 
+def waiters_of(db: Statements, run_id: str) -> list[WaiterRow]:
+    return _decode_waiters(db.fetch("waiters_by_run", run_id=run_id))
+
+
+def operations_of(db: Statements, run_id: str) -> list[OperationRow]:
+    return _decode_operations(db.fetch("operations_by_run", run_id=run_id))
+
+
 # --- state ---------------------------------------------------------------------------------------------------------------
 
 _decode_statuses = msgspec.json.Decoder(list[StatusRow]).decode

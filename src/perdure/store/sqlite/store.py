@@ -206,6 +206,12 @@ class SqliteStore:
     async def next_operation_due(self, after: int = -1) -> int | None:
         return await self._read(lambda db: db.fetch("next_operation_due", after=after))
 
+    async def waiters_of(self, run_id: str) -> list[WaiterRow]:
+        return await self._read(lambda db: reads.waiters_of(db, run_id))
+
+    async def operations_of(self, run_id: str) -> list[OperationRow]:
+        return await self._read(lambda db: reads.operations_of(db, run_id))
+
     # --- state ----------------------------------------------------------------------------------------------------------
 
     async def get_statuses(self, run_id: str) -> list[StatusRow]:

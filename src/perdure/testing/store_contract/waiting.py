@@ -88,6 +88,8 @@ class WaiterContract:
             WaiterRow(run_id="run_1", task_id="u", name="x", since=NOW),
         ]
         assert len(await store.unchecked_waiters(1)) == 1
+        assert await store.waiters_of("run_1") == await store.unchecked_waiters(10)
+        assert await store.waiters_of("run_2") == []
 
     async def test_checked_waiters_stay(self, open_store: OpenStore) -> None:
         store = await open_store("dev")
@@ -262,6 +264,8 @@ class OperationContract:
         assert len(await store.due_operations(NOW + 30, 1)) == 1
         assert await store.next_operation_due(NOW + 29) == NOW + 30
         assert await store.next_operation_due(NOW + 30) is None
+        assert [found.task_id for found in await store.operations_of("run_1")] == ["a", "b", "c"]
+        assert await store.operations_of("run_2") == []
 
     async def test_operation_that_is_known_is_left_alone(self, open_store: OpenStore) -> None:
         store = await open_store("dev")

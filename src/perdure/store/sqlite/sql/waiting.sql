@@ -152,3 +152,27 @@ delete from event_waiters where env = :env and (run_id, task_id) in (
 delete from operations where env = :env and (run_id, task_id) in (
     select json_extract(value, '$[0]'), json_extract(value, '$[1]') from json_each(:tasks)
 );
+
+-- name: waiters_by_run
+-- A JSON list of WaiterRow.
+select json_group_array(json(json)) from (
+    select json_object(
+        'run_id', run_id, 'task_id', task_id, 'name', name, 'source', source, 'filter', filter,
+        'context_filter', context_filter, 'account_id', account_id, 'since', since
+    ) as json
+    from event_waiters
+    where env = :env and run_id = :run_id
+    order by task_id, name
+);
+
+-- name: operations_by_run
+-- A JSON list of OperationRow.
+select json_group_array(json(json)) from (
+    select json_object(
+        'run_id', run_id, 'task_id', task_id, 'due_at', due_at, 'attempt', attempt, 'started_at', started_at,
+        'operation', operation
+    ) as json
+    from operations
+    where env = :env and run_id = :run_id
+    order by task_id
+);
