@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -19,7 +21,8 @@ from perdure.sdk.operation import TaskOptions
 ROOT = Path(__file__).parents[2]
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
 LIFECYCLE = (ROOT / "docs" / "lifecycle.md").read_text()
-PROSE = re.sub(r"^```.*?^```", "", REFERENCE, flags=re.MULTILINE | re.DOTALL)
+PROGRAMS = re.findall(r"^```python\n(.*?)^```$", REFERENCE, re.MULTILINE | re.DOTALL)
+PROSE = re.sub(r"^```.*?^```$", "", REFERENCE, flags=re.MULTILINE | re.DOTALL)
 CODE = set(re.findall(r"[A-Za-z_]\w*", " ".join(re.findall(r"`([^`]+)`", PROSE))))
 """All words that stand between backticks."""
 
@@ -40,6 +43,17 @@ def rows(title: str) -> dict[str, list[str]]:
 def public(owner: type) -> list[str]:
     own = [base for base in owner.__mro__ if base.__module__.startswith("perdure")]
     return list(dict.fromkeys(name for base in own for name in vars(base) if not name.startswith("_")))
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_programs_run(program: str, tmp_path: Path):
+    (tmp_path / "app.py").write_text(program)
+
+    result = subprocess.run(
+        [sys.executable, "app.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("name", perdure.__all__)

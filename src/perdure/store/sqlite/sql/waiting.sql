@@ -169,7 +169,7 @@ select json_group_array(json(json)) from (
 -- A JSON list of OperationRow.
 select json_group_array(json(json)) from (
     select json_object(
-        'run_id', run_id, 'task_id', task_id, 'due_at', due_at, 'attempt', attempt, 'started_at', started_at,
+        'run_id', run_id, 'task_id', task_id, 'due_at', due_at, 'attempt', attempt, 'tries', tries, 'started_at', started_at,
         'operation', operation
     ) as json
     from operations
