@@ -21,7 +21,9 @@ from perdure.sdk.operation import TaskOptions
 ROOT = Path(__file__).parents[2]
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
 LIFECYCLE = (ROOT / "docs" / "lifecycle.md").read_text()
-PROGRAMS = re.findall(r"^```python\n(.*?)^```$", REFERENCE, re.MULTILINE | re.DOTALL)
+BLOCKS: list[str] = re.findall(r"^```python\n(.*?)^```$", REFERENCE, re.MULTILINE | re.DOTALL)
+PROGRAMS = [block for block in BLOCKS if "asyncio.run(" in block]
+"""Those that are whole; parts of programs have tests of their own."""
 PROSE = re.sub(r"^```.*?^```$", "", REFERENCE, flags=re.MULTILINE | re.DOTALL)
 CODE = set(re.findall(r"[A-Za-z_]\w*", " ".join(re.findall(r"`([^`]+)`", PROSE))))
 """All words that stand between backticks."""
