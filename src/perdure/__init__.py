@@ -36,9 +36,11 @@ from .schema.runs import (
     TaskStatus as TaskStatus,
 )
 from .schema.statuses import StatusRecord as StatusRecord, StatusVersion as StatusVersion
+from .sdk.background import FetchResponse as FetchResponse
 from .sdk.client import Client as Client, EventToSend as EventToSend
 from .sdk.concurrency import ConcurrencyLimit as ConcurrencyLimit
 from .sdk.context import Context as Context
+from .sdk.fetch import Backoff as Backoff, FromHeaders as FromHeaders, redact_string as redact_string
 from .sdk.functions import task as task
 from .sdk.io import IO as IO
 from .sdk.jobs import Job as Job
@@ -58,6 +60,7 @@ from .sdk.triggers.trigger import Trigger as Trigger
 __all__ = [
     "IO",
     "Account",
+    "Backoff",
     "BulkResult",
     "Client",
     "ConcurrencyLimit",
@@ -70,6 +73,8 @@ __all__ = [
     "EventRun",
     "EventToSend",
     "Example",
+    "FetchResponse",
+    "FromHeaders",
     "InternalError",
     "InvalidPayloadError",
     "Job",
@@ -106,5 +111,6 @@ __all__ = [
     "event_trigger",
     "interval_trigger",
     "invoke_trigger",
+    "redact_string",
     "task",
 ]

@@ -14,6 +14,7 @@ from perdure.clock import Clock, Random, SystemClock, system_random
 from perdure.durations import to_ms
 from perdure.embedded_platform import EmbeddedPlatform, ages_of, job_spec
 from perdure.engine.engine import Engine
+from perdure.engine.fetcher import HttpClient
 from perdure.engine.journal import EngineSource
 from perdure.engine.store import Store
 from perdure.errors import ConfigurationError, StoreBrokenError, UsageError
@@ -43,6 +44,7 @@ class EmbeddedSettings(TypedDict, total=False):
     lease_seconds: float
     concurrency_limit: int | None
     retention: Retention | Mapping[str, timedelta | float] | None
+    http: HttpClient | None
     clock: Clock | None
     random: Random | None
     on_commit: Callable[[str], None] | None
@@ -71,6 +73,7 @@ class Embedded:
         concurrency_limit: how many executions there may be in all; None for any number. Unlike `max_executions` it counts
             those of cancelled runs until their code has ended, and is meant for the environment, not for this process.
         retention: how long what has ended is kept, see `Retention`; or the same as a dict. None keeps everything.
+        http: makes the requests of background fetches and polls; None for a client of its own.
         clock, random, on_commit, watch_loop, inline: for tests: injected time and chance; a hook around every commit;
             whether to watch for a blocked loop; whether the store uses no threads.
         open_store, owner: for simulations: opens the store instead of `url`; the name in leases.
@@ -95,6 +98,7 @@ class Embedded:
         lease_seconds: float = 30.0,
         concurrency_limit: int | None = None,
         retention: Retention | Mapping[str, timedelta | float] | None = None,
+        http: HttpClient | None = None,
         clock: Clock | None = None,
         random: Random | None = None,
         on_commit: Callable[[str], None] | None = None,
@@ -116,6 +120,7 @@ class Embedded:
         self._path = sqlite_path(url or os.environ.get("PERDURE_DATABASE_URL"))
         self._clock = clock or SystemClock()
         self._random = random or system_random()
+        self._http = http
         self._max_executions = max_executions
         self._threads = threads
         self._grace = to_ms(grace, "embedded: grace") / 1000
@@ -151,6 +156,8 @@ class Embedded:
                 lease_seconds=self._lease_seconds,
                 claim_bytes_max=client.limits.claim_bytes_max,
                 jobs=[job_spec(job) for job in client.jobs.values()],
+                http=self._http,
+                output_bytes_max=client.limits.output_bytes_max,
                 on_broken=self._broken,
                 environment_limit=self._concurrency_limit,
                 retention=self._retention,

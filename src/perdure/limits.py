@@ -14,7 +14,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     Attributes:
         payload_bytes_max: payload of an event or of an invoked run, bytes.
         context_bytes_max: context sent with an event, bytes.
-        params_bytes_max: `params` of a task (display only), bytes.
+        params_bytes_max: `params` of a task (display only), and the request of a background fetch, bytes.
         output_bytes_max: output of a task, bytes.
         run_output_bytes_max: return value of a run, bytes.
         log_bytes_max: data of one log line, bytes.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from perdure import Client, RunStatus
+from perdure.engine.core.fetching import HttpRequest, HttpResponse
 
 REFERENCE = (Path(__file__).parents[2] / "docs" / "reference.md").read_text()
 
@@ -35,3 +36,29 @@ async def test_state():
     assert run.status is RunStatus.COMPLETED
     assert (status.label, status.data) == ("Read", {"read": 3})
     assert last_row == 6
+
+
+async def test_background_requests():
+    class Reports:
+        """A server that makes reports, and needs a moment for each."""
+
+        asked: ClassVar[list[str]] = []
+
+        async def send(self, request: HttpRequest) -> HttpResponse:
+            self.asked.append(f"{request.method} {request.url} {request.headers.get('authorization')}")
+            state = "ready" if len(self.asked) > 1 else "busy"
+            return HttpResponse(status=200, body=f'{{"id": "r1", "state": "{state}"}}'.encode())
+
+        async def close(self) -> None: ...
+
+    client = Client(id="docs")
+    job = client.define_job(id="report", run=example("Background requests")["report"])
+    async with client.embedded(":memory:", http=Reports()):
+        started = await job.invoke({"url": "https://reports.example.com"})
+        run = await client.wait_for_run(started.id)
+
+    assert run.output == {"id": "r1", "state": "ready"}
+    assert Reports.asked == [
+        "POST https://reports.example.com/reports Bearer sk-secret",
+        "GET https://reports.example.com/reports/r1 None",
+    ]

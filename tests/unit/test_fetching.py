@@ -19,11 +19,11 @@ from perdure.engine.core.fetching import (
     Unreachable,
     expired,
     next_step,
-    poll_attempt,
     request_of,
     reset_at,
     status_matches,
 )
+from perdure.engine.core.operating import poll_attempt
 from perdure.schema.operations import FetchOperation, parse_operation
 
 NOW = 1_700_000_000_000

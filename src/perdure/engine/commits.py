@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from perdure.schema.effects import StartOperation
 from perdure.schema.runs import RunStatus
 
 from .store import (
@@ -101,6 +102,7 @@ class Commits:
             waits.active += 1
         elif move.completed_at is not None:
             waits.run_ended(move.run_id)
+            engine.loops.calls.run_ended(move.run_id)
         else:
             self._waits_now(move)
         if move.effects:
@@ -150,3 +152,5 @@ class Commits:
             if type(effect) is IngestEvent:
                 self._engine.waits.active += len(effect.runs)
                 self._engine.announce_queued()
+            elif type(effect) is StartOperation:
+                self._engine.loops.calls.started(effect)

@@ -14,6 +14,7 @@ from typing import Protocol
 from perdure.clock import Clock, Random
 from perdure.errors import ConflictError, NotFoundError
 from perdure.ids import Ids
+from perdure.limits import DEFAULT_LIMITS
 from perdure.schema.execution import EventRecord
 from perdure.schema.runs import RunStatus
 
@@ -23,6 +24,7 @@ from .core import jobs as core
 from .core.endings import Endings
 from .core.jobs import JobSpec, Registry, RunOptions
 from .core.runs import CLAIM_BYTES_MAX
+from .fetcher import HttpClient
 from .loops.all import Loops
 from .loops.pruner import KEEP_ALL, Ages
 from .loops.runner import RETRY_MS, settled
@@ -101,6 +103,8 @@ class Engine:
         environment_limit: int | None = None,
         retention: Ages = KEEP_ALL,
         claim_bytes_max: int = CLAIM_BYTES_MAX,
+        http: HttpClient | None = None,
+        output_bytes_max: int = DEFAULT_LIMITS.output_bytes_max,
         on_broken: Callable[[BaseException], None] | None = None,
     ) -> None:
         """Make an engine; `start` begins its work.
@@ -117,6 +121,8 @@ class Engine:
             exclusive: nobody else uses the store: `start` takes up at once what is leased.
             environment_limit: how many executions there may be in the environment, on all nodes; None for any number.
             retention: what is deleted when.
+            http: makes the calls that runs wait for; None for a client of the engine's own.
+            output_bytes_max: what such a call may answer.
             on_broken: called once if the store breaks; the engine has stopped then.
         """
         self.store = store
@@ -147,7 +153,7 @@ class Engine:
         self._closed: str | None = None
         self.registry.add(jobs)
         self.queues = Queues(self)
-        self.loops = Loops(self, random)
+        self.loops = Loops(self, random, http, output_bytes_max)
         self.waits = Waits(store, self.writer, clock, on_due=self.loops.look)
         self._commits = Commits(self)
 

@@ -171,7 +171,9 @@ class PooledHttpClient:
                 raise HttpRefusedError("the URL is none of http or https with a host")
             return await self._follow(client, sent, request.secret_headers)
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.LocalProtocolError, ValueError) as exc:
-            raise HttpRefusedError(f"the request can't be sent: {exc}") from exc
+            # What is wrong with a header may be quoted, escaped beyond recognition: no such text where there are secrets.
+            said = "a header or the URL is malformed" if request.secret_headers else exc
+            raise HttpRefusedError(f"the request can't be sent: {said}") from exc
         except httpx2.DecodingError as exc:
             raise HttpRefusedError(f"the response's body is not encoded as it says: {exc}") from exc
         except (httpx2.TransportError, OSError) as exc:

@@ -108,13 +108,14 @@ class Waits:
                 return True
 
     async def _is_due(self, now: int) -> bool:
-        """Whether a run has to be woken, an event to be delivered, or compared with who waits for it."""
+        """Whether a run has to be woken, an event to be delivered, or compared with who waits for it; or a call is made."""
         store = self._store
         return bool(
             await store.due_runs(now, 1)
             or await store.due_events(now, 1)
             or await store.matches(1)
             or await store.unchecked_waiters(1)
+            or await store.due_operations(now, 1)
         )
 
     async def _read_run(self, run_id: str) -> RunRow | None:

@@ -24,6 +24,9 @@ JsonFilter: TypeAlias = dict[str, Any]
 HIDDEN = "********"
 """Stands for a secret wherever people look."""
 
+SHOWN_CHARS_MAX = 10_000
+"""Of a request's body, where it is shown; and of a response's among a poll's attempts, in bytes."""
+
 
 class RedactString(Struct, frozen=True, kw_only=True, rename="camel"):
     """A text with secrets in it, kept apart: `strings` are the public pieces around the secret `interpolations`.
@@ -145,12 +148,72 @@ class FetchOperation(Struct, frozen=True, kw_only=True):
         return msgspec.json.encode(self.params).decode()
 
     def redacted_params(self) -> dict[str, Any]:
-        """`params` for people to see: `{"url": ..., "requestInit": {"headers": {"authorization": "Bearer ********"}}}`."""
+        """`params` for people to see: `{"url": ..., "requestInit": {"headers": {"authorization": "Bearer ********"}}}`.
+
+        A long body is cut.
+        """
         shown = cast("dict[str, Any]", msgspec.to_builtins(self.params))
         init = self.params.request_init
         if init is not None and init.headers:
             shown["requestInit"]["headers"] = {name: str(value) for name, value in init.headers.items()}
+        if init is not None and init.body is not None and len(init.body) > SHOWN_CHARS_MAX:
+            shown["requestInit"]["body"] = init.body[:SHOWN_CHARS_MAX] + " ..."
         return shown
+
+    def secrets(self) -> list[str]:
+        """What its redacted strings hide, the longest first."""
+        init = self.params.request_init
+        found = {
+            secret
+            for value in ((init.headers or {}) if init is not None else {}).values()
+            if isinstance(value, RedactString)
+            for secret in value.interpolations
+            if secret
+        }
+        return sorted(found, key=len, reverse=True)
+
+    def hide(self, value: Any) -> Any:
+        """A copy of a JSON value (or a text) with `********` wherever a text in it holds one of the secrets."""
+        secrets = self.secrets()
+        return _hidden(value, secrets) if secrets else value
+
+
+class StoredOperation(Struct, frozen=True, kw_only=True):
+    """An operation as a platform keeps it: with the `position` of its task, below which its attempts are shown."""
+
+    kind: str
+    params: msgspec.Raw
+    position: int = 0
+
+    def operation(self) -> FetchOperation:
+        """Raises ValueError, as `parse_operation`."""
+        return parse_operation(self.kind, bytes(self.params))
+
+
+def stored_json(operation: FetchOperation, position: int) -> str:
+    """JSON of a StoredOperation. It has the secrets in it, as the request needs them."""
+    params = msgspec.Raw(operation.params_json().encode())
+    return msgspec.json.encode(
+        StoredOperation(kind=operation.kind, params=params, position=position)
+    ).decode()
+
+
+decode_stored = msgspec.json.Decoder(StoredOperation).decode
+
+
+def _hidden(value: Any, secrets: list[str]) -> Any:
+    match value:
+        case str():
+            for secret in secrets:
+                value = value.replace(secret, HIDDEN)
+            return value
+        case dict():
+            members = cast("dict[str, Any]", value)
+            return {_hidden(name, secrets): _hidden(member, secrets) for name, member in members.items()}
+        case list():
+            return [_hidden(item, secrets) for item in cast("list[Any]", value)]
+        case _:
+            return value
 
 
 def parse_operation(kind: str, params: str | bytes) -> FetchOperation:

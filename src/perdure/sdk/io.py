@@ -13,6 +13,7 @@ from perdure.errors import NotFoundError, UsageError
 from perdure.schema.runs import Event
 
 from . import perform
+from .background import FetchOptions, FetchResponse, PollOptions, fetch_plan, poll_plan
 from .deadlines import DurableTimeout
 from .keys import Key
 from .logger import Logger
@@ -199,6 +200,38 @@ class IO(StateIO):
         All are settled before this returns or raises; then the first failure (in order of `items`) is raised.
         """
         return perform.parallel(self._execution, self._execution.called(), key, list(items), fn, name)
+
+    def background_fetch(
+        self, key: Key, url: str, **options: Unpack[FetchOptions]
+    ) -> Coroutine[Any, Any, Any]:
+        """Have the platform make a request while the run waits; returns the JSON of the response (None if it is none).
+
+        The run holds no slot and no memory meanwhile, however long the server takes or tries are apart. See FetchOptions.
+        The request is made at least once: send `current_task().idempotency_key`, or a key of your own, to servers that
+        would act twice. An embedded engine may call any address that its process can.
+
+        Raises:
+            TaskError: it failed for good; `.matches(TimeoutError)`, `.matches(ConnectionError)` tell why. The message has the
+                status and what the server said.
+            UsageError: an option is wrong.
+        """
+        plan = fetch_plan(key, url, options, self._execution.settings.limits)
+        return perform.wait_for_platform(self._execution, self._execution.called(), key, plan)
+
+    def background_fetch_response(
+        self, key: Key, url: str, **options: Unpack[FetchOptions]
+    ) -> Coroutine[Any, Any, FetchResponse]:
+        """As `background_fetch`; returns status and headers, too."""
+        plan = fetch_plan(key, url, options, self._execution.settings.limits, whole_response=True)
+        return perform.wait_for_platform(self._execution, self._execution.called(), key, plan)
+
+    def background_poll(self, key: Key, url: str, **options: Unpack[PollOptions]) -> Coroutine[Any, Any, Any]:
+        """Have the platform make a request again and again until a response is as wanted; returns its JSON. See PollOptions.
+
+        Each response is shown below the task. Errors as of `background_fetch`; TimeoutError, too, when the time is over.
+        """
+        plan = poll_plan(key, url, options, self._execution.settings.limits)
+        return perform.wait_for_platform(self._execution, self._execution.called(), key, plan)
 
     async def try_(self, fn: Callable[[], Any], catch: Callable[[Exception], Any]) -> Any:
         """`fn()`, or `catch(error)` if it raises. Plain try/except does the same; this is for ported code."""

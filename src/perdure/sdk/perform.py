@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from contextvars import copy_context
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from perdure.errors import UsageError
 from perdure.schema.runs import TaskStatus
@@ -18,12 +18,14 @@ from .deadlines import Deadline
 from .functions import FunctionFacts, facts_of, merge_options
 from .keys import Key
 from .operation import NO_OPTIONS, Operation, TaskOptions, open_operation
+from .others import settle_other
 from .scope import Scope, current_scope
 from .steps import begin, complete, decide_retry, fail, first_due, settle
 from .turns import blocked, in_turn, leave_if_yielding, park, recorded, replay
-from .values import PLAIN, codec_for
+from .values import PLAIN, Codec, codec_for
 
 if TYPE_CHECKING:
+    from .background import FetchPlan
     from .execution import Execution
 
 
@@ -212,6 +214,22 @@ async def wait(
     except asyncio.CancelledError:
         execution.interrupted(operation)
         raise
+
+
+async def wait_for_platform(execution: Execution, site: CallSite, key: Key, plan: FetchPlan) -> Any:
+    """What the platform's request comes to. See IO.background_fetch."""
+    if execution.outcome is not None:
+        await refuse(execution)
+    scope = enter(execution, site)
+    branch = execution.branches.current(scope)
+    operation = open_operation(execution, key, plan.name, plan.options, scope, branch, site)
+    return await settle_other(
+        execution,
+        operation,
+        cast("Codec", plan),
+        begin=lambda: plan.begin(execution, operation),
+        overdue=plan.overdue,
+    )
 
 
 async def observe(execution: Execution, site: CallSite, key: Key, make: Callable[[], Any], name: str) -> Any:

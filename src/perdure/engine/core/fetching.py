@@ -183,28 +183,6 @@ def next_step(
             assert_never(never)
 
 
-def poll_attempt(operation: FetchOperation, response: HttpResponse, *, bytes_max: int = 1_000_000) -> str:
-    """Details (JSON, as of any task) of the row "poll attempt" that shows one response of a poll below its task.
-
-    {"description": "GET https://... 200", "icon": "activity", "params": {"status", "headers", "body"}, "style": {...}};
-    a body of more than `bytes_max` bytes is left out.
-    """
-    request = request_of(operation)
-    body = _Body(response.body)
-    params: dict[str, Any] = {"status": response.status, "headers": response.headers}
-    if len(response.body) <= bytes_max:
-        params["body"] = Raw(body.json)
-    else:
-        params["omitted"] = f"the body, for its {len(response.body):,} bytes"
-    details = {
-        "description": f"{request.method} {request.url} {response.status}",
-        "icon": "activity",
-        "params": params,
-        "style": {"style": "minimal", "variant": "info"},
-    }
-    return msgspec.json.encode(details).decode()
-
-
 # --- polls --------------------------------------------------------------------------------------------------------------
 
 
@@ -213,7 +191,7 @@ def _after_poll(
 ) -> Finished | Again:
     match happened:
         case HttpResponse():
-            body = _Body(happened.body)
+            body = Body(happened.body)
             if _matches(params.response_filter, happened, body):
                 return Finished(output=body.json, headers=happened.headers)
             fresh = Attempt(began_at=attempt.began_at)
@@ -241,7 +219,7 @@ def _after_poll(
     return msgspec.structs.replace(step, at_ms=min(step.at_ms, deadline))
 
 
-def _matches(wanted: ResponseFilter | None, response: HttpResponse, body: _Body) -> bool:
+def _matches(wanted: ResponseFilter | None, response: HttpResponse, body: Body) -> bool:
     if wanted is None:
         return True
     around = {"status": wanted.status, "headers": wanted.headers}
@@ -264,7 +242,7 @@ def _poll_timed_out(params: PollParams) -> Finished:
 def _after_bad_status(
     params: FetchParams, attempt: Attempt, response: HttpResponse, now_ms: int, chance: float
 ) -> Finished | Again:
-    body = _Body(response.body)
+    body = Body(response.body)
     reason = f"Fetch failed with status {response.status}"
     why_not = ""
     match _strategy_for(params, response.status, body.value):
@@ -373,7 +351,7 @@ def _part_matches(part: str, status: int) -> bool:
 # --- parts --------------------------------------------------------------------------------------------------------------
 
 
-class _Body:
+class Body:
     """A response's body. `json` is its compact JSON text; what isn't JSON counts as null (Protocol, fetch)."""
 
     def __init__(self, body: bytes) -> None:
@@ -387,7 +365,7 @@ class _Body:
 
 
 def _output(operation: FetchOperation, response: HttpResponse) -> str:
-    body = _Body(response.body).json
+    body = Body(response.body).json
     if operation.kind == "fetch":
         return body
     whole = {"status": response.status, "data": Raw(body), "headers": response.headers}
@@ -432,7 +410,7 @@ def _message(message: str) -> str:
     return msgspec.json.encode({"message": message}).decode()
 
 
-def _said(body: _Body) -> str:
+def _said(body: Body) -> str:
     """What a response says of its failure, short enough for a message."""
     if not _is_truthy(body.value):
         return ""

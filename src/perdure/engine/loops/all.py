@@ -10,6 +10,7 @@ from perdure.clock import Random
 from .adopter import Adopter
 from .deliverer import Deliverer
 from .matcher import Matcher
+from .operator import Operator
 from .pruner import Pruner
 from .renewer import Renewer
 from .rescuer import Rescuer
@@ -19,6 +20,7 @@ from .waker import Waker
 
 if TYPE_CHECKING:
     from perdure.engine.engine import Engine
+    from perdure.engine.fetcher import HttpClient
 
 IDLE_SECONDS = 60.0
 """How often loops look although nothing was announced. All changes of an owned store pass through its engine, so this is
@@ -29,12 +31,16 @@ class Loops:
     """Runs them between `start` and `stop`.
 
     Attributes:
-        waker, rescuer, renewer, adopter, deliverer, matcher, scheduler, pruner: the loops; `notify` makes one look earlier.
+        waker, rescuer, renewer, adopter, deliverer, matcher, scheduler, pruner, operator: the loops; `notify` makes one
+            look earlier.
         schedules: what the scheduler's loop runs, which also takes registrations.
         retention: what the pruner's loop runs, which also prunes when asked to.
+        calls: what the operator's loop begins.
     """
 
-    def __init__(self, engine: Engine, random: Random) -> None:
+    def __init__(
+        self, engine: Engine, random: Random, http: HttpClient | None, output_bytes_max: int
+    ) -> None:
         store, submit = engine.store, engine.submit
         self._engine = engine
         self._random = random
@@ -64,6 +70,11 @@ class Loops:
         self.scheduler = self._loop("scheduler", self.schedules.step)
         self.pruner = self._loop("pruner", self.retention.step)
         self.schedules.on_change = self.scheduler.notify
+        self.calls = Operator(
+            store, submit, engine.clock, random, http=http, output_bytes_max=output_bytes_max
+        )
+        self.operator = self._loop("operator", self.calls.step)
+        self.calls.on_change = self.operator.notify
         self._all = (
             self.waker,
             self.rescuer,
@@ -73,6 +84,7 @@ class Loops:
             self.matcher,
             self.scheduler,
             self.pruner,
+            self.operator,
         )
 
     def start(self) -> None:
@@ -82,16 +94,19 @@ class Loops:
     async def stop(self) -> None:
         for loop in self._all:
             await loop.stop()
+        await self.calls.stop()
 
     def cancel(self) -> None:
         for loop in self._all:
             loop.cancel()
+        self.calls.cancel()
 
     def look(self, now: int) -> None:
         """Something is due: have those look that could do it."""
         self.waker.notify(now)
         self.deliverer.notify(now)
         self.matcher.notify(now)
+        self.operator.notify(now)
 
     def set_up_soon(self) -> None:
         """Jobs were defined: write their limits and schedules, and queue runs that waited for them."""
