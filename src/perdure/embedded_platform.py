@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from perdure.durations import to_ms
+from perdure.embedded_errors import tells_unavailable
 from perdure.engine import state
 from perdure.engine.core.jobs import JobSpec
 from perdure.engine.engine import Engine
@@ -31,6 +32,7 @@ from perdure.sdk.jobs import Job
 from perdure.sdk.values import view
 
 
+@tells_unavailable
 class EmbeddedPlatform:
     """What a client needs, answered by an engine in the same process (port: Platform).
 

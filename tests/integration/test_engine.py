@@ -613,6 +613,24 @@ async def test_stop_ends_every_wait_and_puts_claims_back() -> None:
     await store.close()
 
 
+@pytest.mark.parametrize("turns", range(8))
+@virtual
+async def test_cancelled_run_whose_claim_nobody_waits_for_any_more_keeps_no_slot(turns: int) -> None:
+    async with running() as node:
+        run_id = await node.send()
+        claiming = asyncio.create_task(node.claim())
+        await asyncio.sleep(0)  # its claim is on its way
+        claiming.cancel()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+        await node.engine.commands.cancel(run_id)
+        await asyncio.sleep(1)
+
+        assert await node.status(run_id) is RunStatus.CANCELLED
+        assert await node.store.leases(expired_at=None, limit=10) == []
+
+
 # --- faults -------------------------------------------------------------------------------------------------------------
 
 

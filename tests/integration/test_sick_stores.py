@@ -150,3 +150,26 @@ async def test_deleted_file_stops_the_engine(app, monkeypatch, caplog, busy):
             await app.client.send_event("x", id="lost")
 
     assert "was deleted or replaced" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["get_run", "get_runs", "get_event", "cancel_run", "continue_run", "rerun", "wait_for_run", "drain"],
+)
+async def test_clients_of_an_engine_whose_store_broke_are_told_that_it_is_unavailable(app, call):
+    sick = Sick()
+
+    async def job(payload, io, ctx):
+        await io.wait("long", 1000)
+
+    app.define(job)
+    async with app.embedded(on_commit=sick.on_commit):
+        event = await app.client.send_event("job")
+        [run] = event.runs
+        sick.error = "IOERR"
+        with pytest.raises(UnavailableError):
+            await app.client.send_event("job")
+
+        arguments = {"get_runs": [], "drain": [], "get_event": [event.id]}.get(call, [run.id])
+        with pytest.raises(UnavailableError, match="reopen"):
+            await getattr(app.client, call)(*arguments)

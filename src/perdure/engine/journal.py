@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from perdure.errors import PerdureError, UnavailableError
@@ -248,7 +249,9 @@ class EngineSource:
             waiter.set_result([(claim, EngineJournal(engine, claim, claimed_at)) for claim in share])
         now = engine.clock.now()
         for claim in claims[given:]:
-            engine.submit_close(core.put_back(claim, now)).add_done_callback(_ignore)
+            journal = EngineJournal(engine, claim, claimed_at)
+            returned = engine.submit_close(core.put_back(claim, now))
+            returned.add_done_callback(partial(_returned, journal))
 
     def _poll(self) -> None:
         self._poll_timer = None
@@ -263,6 +266,13 @@ def _refused() -> asyncio.Future[bool]:
     future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
     future.set_result(False)
     return future
+
+
+def _returned(journal: EngineJournal, future: asyncio.Future[bool]) -> None:
+    """A claim was put back; unless its run was taken away meanwhile: then nobody is left to give its slot back."""
+    _ignore(future)
+    if not future.cancelled() and future.exception() is None and not future.result():
+        journal.release()
 
 
 def _ignore(future: asyncio.Future[Any]) -> None:

@@ -10,7 +10,7 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from perdure import Client, ConflictError, NotFoundError, RunStatus, StoreBrokenError, UnavailableError
+from perdure import Client, ConflictError, NotFoundError, RunStatus, UnavailableError
 
 from .findings import Findings
 from .ledger import Ledger
@@ -35,7 +35,7 @@ class Caller:
         name = action.__name__
         try:
             await action(self)
-        except (UnavailableError, StoreBrokenError, ConflictError, TimeoutError) as error:
+        except (UnavailableError, ConflictError, TimeoutError) as error:
             self.trace.add("client", f"{name}: {type(error).__name__}")
         except NotFoundError as error:
             self.findings.add("nothing acknowledged is lost", f"{name}: {error}")
