@@ -79,6 +79,8 @@ async def test_no_query_scans_a_table(store, name):
         ("leave_timers", "SEARCH timers USING PRIMARY KEY (env=? AND due_at=? AND run_id=?)"),
         ("leave_leases", "SEARCH leases USING PRIMARY KEY (env=? AND run_id=?)"),
         ("due_runs", "SEARCH timers USING PRIMARY KEY (env=? AND due_at<?)"),
+        ("due_ids", "SEARCH timers USING PRIMARY KEY (env=? AND due_at<?)"),
+        ("wake_runs", "SEARCH runs USING PRIMARY KEY (env=? AND id=?)"),
         ("move_runs", "SEARCH runs USING PRIMARY KEY (env=? AND id=?)"),
         ("claim_runs", "SEARCH runs USING PRIMARY KEY (env=? AND id=?)"),
         ("due_events", "SEARCH events USING COVERING INDEX events_due_idx (env=? AND due_at<?)"),

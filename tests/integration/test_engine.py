@@ -97,11 +97,11 @@ class Faulty(SqliteStore):
             raise self.error
         return await super().apply(changes)
 
-    async def due_runs(self, now: int, limit: int) -> list[RunRow]:
+    async def next_due(self) -> int | None:
         self.calls += 1
         if self.error is not None and self.reads_too:
             raise self.error
-        return await super().due_runs(now, limit)
+        return await super().next_due()
 
 
 async def open_store(path: str = ":memory:") -> Faulty:

@@ -332,11 +332,11 @@ def test_poisonous_run_without_a_running_task_says_so() -> None:
     assert "none was running" in move.error.message
 
 
-def test_wake_queues_and_keeps_crashes_of_a_backed_off_run() -> None:
-    move = wake(make_run(RunStatus.WAITING, execution=3, crashes=2, wake_at=NOW), NOW)
+def test_wake_queues_what_waits_and_is_due() -> None:
+    change = wake(10, NOW)
 
-    assert (move.expected, move.status, move.execution) == (RunStatus.WAITING, RunStatus.QUEUED, 3)
-    assert (move.crashes, move.wake_at) == (2, None)
+    assert (change.expected, change.status) == (RunStatus.WAITING, RunStatus.QUEUED)
+    assert (change.limit, change.at) == (10, NOW)
 
 
 # --- what people ask for ------------------------------------------------------------------------------------------------

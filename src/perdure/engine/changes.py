@@ -254,6 +254,19 @@ class ClaimRuns(Struct, kw_only=True):
     environment_limit: int | None = None
 
 
+class WakeRuns(Struct, kw_only=True):
+    """Queue at most `limit` runs whose timers are due at `at`, earliest first. Result: Woken.
+
+    Each moves from `expected` to `status` (WAITING, QUEUED) and leaves nothing of its wait behind; its count of crashes
+    stays: a back-off is such a wait. It is queued by when it was created: what began earlier goes on earlier.
+    """
+
+    limit: int
+    at: int
+    expected: RunStatus
+    status: RunStatus
+
+
 class Applied(Struct, gc=False):
     """The change took effect (or had already: a repeat).
 
@@ -278,6 +291,12 @@ class Renewed(Struct):
     """How many leases were extended."""
 
     count: int
+
+
+class Woken(Struct, gc=False):
+    """Ids of the runs that were queued."""
+
+    runs: list[str]
 
 
 class Claimed(Struct, gc=False):
@@ -383,6 +402,7 @@ Change: TypeAlias = (
     | DeleteEvents
     | RenewLeases
     | ReleaseLease
+    | WakeRuns
     | ClaimRuns
     | DefineQueue
     | PauseQueue
@@ -397,4 +417,4 @@ Change: TypeAlias = (
     | DeleteValue
     | AnnotateRun
 )
-Result: TypeAlias = Ingested | Applied | Refused | Renewed | Claimed | Deleted
+Result: TypeAlias = Ingested | Applied | Refused | Renewed | Woken | Claimed | Deleted

@@ -22,6 +22,7 @@ from .store import (
     ResolveTask,
     Result,
     TickSchedule,
+    Woken,
 )
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class Commits:
                     for claim in result.claims:
                         self._engine.executing[claim.run_id] = (claim.execution, change.at)
                     self._engine.loops.claimed(change.at)
+            elif type(result) is Woken:
+                self._engine.waits.active += len(result.runs)
             elif type(result) is Applied:
                 self._applied(change, result)
         self._engine.waits.committed()

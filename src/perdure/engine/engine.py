@@ -43,6 +43,7 @@ from .store import (
     RunRow,
     Store,
     TickSchedule,
+    WakeRuns,
 )
 from .waits import Waits
 from .writer import Writer
@@ -328,7 +329,7 @@ class Engine:
         if type(change) is IngestEvent or type(change) is DeliverEvent or type(change) is TickSchedule:
             if change.runs:
                 self.announce_queued()
-        elif type(change) is MoveRun and change.status is _QUEUED:
+        elif (type(change) is MoveRun and change.status is _QUEUED) or type(change) is WakeRuns:
             self.announce_queued()
         return future
 

@@ -8,12 +8,12 @@ store compares and writes, it never works out a status: those it may enter come 
 Every change can be repeated after an unknown outcome (a lost COMMIT): it then finds its own rows. IngestEvent returns
 them as a duplicate. RecordTasks and MoveRun return Applied while what they wrote is in place as they wrote it, the run
 not having moved on since (or only by moves of the same batch); else Refused with what is there. ClaimRuns claims other
-runs: those of the lost claim come back when their lease has run out. Others that are repeated may be Refused, which
+runs: those of the lost claim come back when their lease has run out; WakeRuns wakes other ones. Others that are repeated may be Refused, which
 their callers take as done.
 
 Within a batch, changes take effect kind by kind in this order: those of queues, schedules and accounts; IngestEvent,
 DeliverEvent, CancelEvent, TickSchedule; RecordTasks; ResolveTask; MoveRun; values, statuses and annotations;
-RepeatOperation, CheckWaiter, FinishMatch; deletions; RenewLeases, ReleaseLease, ClaimRuns; inside a kind in the order given (several MoveRun of one run: the
+RepeatOperation, CheckWaiter, FinishMatch; deletions; RenewLeases, ReleaseLease, WakeRuns, ClaimRuns; inside a kind in the order given (several MoveRun of one run: the
 second sees what the first did). Callers whose changes are in one batch were concurrent, so any order is a legal
 history; this one needs fewest statements.
 
@@ -61,6 +61,8 @@ from .changes import (
     ResolveTask as ResolveTask,
     Result as Result,
     TickSchedule as TickSchedule,
+    WakeRuns as WakeRuns,
+    Woken as Woken,
 )
 from .rows import (
     AccountRow as AccountRow,

@@ -58,7 +58,19 @@ async def replay(execution: Execution, operation: Operation, codec: Codec, *, is
 
 
 async def park(execution: Execution, operation: Operation, due: int | None) -> None:
-    """Wait until `due`, in memory or as a run that has been put down; for ever if that is None."""
+    """Wait until `due`, in memory or as a run that has been put down; for ever if that is None.
+
+    An instant that has passed is no wait for a branch that is alone: nobody could come before it. (So it is for a run
+    that was woken because it was due.)
+    """
+    if (
+        due is not None
+        and due <= execution.clock.now()
+        and len(execution.branches.by_task) < 2
+        and execution.outcome is None
+        and not execution.yielding
+    ):
+        return
     future = operation.new_future()
     stage = execution.stage
     stage.parked[operation] = due

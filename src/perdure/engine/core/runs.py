@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import assert_never
 from zlib import crc32
 
-from perdure.engine.store import ClaimRuns, IngestEvent, LeaseRow, MoveRun, NewRun, RunRow
+from perdure.engine.store import ClaimRuns, IngestEvent, LeaseRow, MoveRun, NewRun, RunRow, WakeRuns
 from perdure.errors import ConflictError
 from perdure.schema.execution import (
     Claim,
@@ -243,11 +243,9 @@ def rescue_delay_ms(run_id: str, crashes: int) -> int:
     return shortest + shortest * (crc32(run_id.encode()) % 1_000) // 1_000
 
 
-def wake(run: RunRow, now: int) -> MoveRun:
-    """Queue a waiting run whose time has come. Its count of crashes stays: a back-off is such a wait."""
-    move = _move(run, RunEvent.WOKEN, now, crashes=run.crashes)
-    move.ready_at = run.created_at  # what began earlier goes on earlier
-    return move
+def wake(limit: int, now: int) -> WakeRuns:
+    """Queue at most `limit` waiting runs whose time has come."""
+    return WakeRuns(limit=limit, at=now, expected=RunStatus.WAITING, status=_WOKEN)
 
 
 # --- what people ask for ------------------------------------------------------------------------------------------------
@@ -302,6 +300,7 @@ def continue_run(run: RunRow, now: int) -> MoveRun:
 
 # --- parts --------------------------------------------------------------------------------------------------------------
 
+_WOKEN = next_status(RunStatus.WAITING, RunEvent.WOKEN)
 _CLAIMED = next_status(RunStatus.QUEUED, RunEvent.CLAIMED)
 
 _RESUME_FACTOR = 10

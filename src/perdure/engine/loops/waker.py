@@ -6,12 +6,12 @@ from asyncio import Future
 from collections.abc import Callable
 
 from perdure.engine.core.runs import wake
-from perdure.engine.store import Applied, Change, Result, Store
+from perdure.engine.store import Change, Result, Store, Woken
 
-from .runner import RETRY_MS, settled
+from .runner import RETRY_MS
 
 WAKE_BATCH = 1_000
-"""Runs woken in one step."""
+"""Runs woken in one transaction: what else there is to be written doesn't wait for more."""
 
 
 class Waker:
@@ -23,10 +23,14 @@ class Waker:
 
     async def step(self, now: int) -> int | None:
         """Wake what is due at `now`; returns when the next timer is."""
-        due = await self._store.due_runs(now, WAKE_BATCH)
-        results = await settled([self._submit(wake(run, now)) for run in due])
-        if due and not any(type(result) is Applied for result in results):
-            return now + RETRY_MS  # timers that nobody can fire must not turn this into a busy loop
-        if len(due) == WAKE_BATCH:
+        due = await self._store.next_due()
+        if due is None or due > now:
+            return due
+        woken = await self._submit(wake(WAKE_BATCH, now))
+        assert isinstance(woken, Woken)
+        if len(woken.runs) == WAKE_BATCH:
             return now
-        return await self._store.next_due()
+        due = await self._store.next_due()
+        if not woken.runs and due is not None:
+            return max(due, now + RETRY_MS)  # timers that nobody can fire must not turn this into a busy loop
+        return due

@@ -37,6 +37,7 @@ from perdure.engine.store import (
     Result,
     RunRow,
     TickSchedule,
+    WakeRuns,
 )
 from perdure.errors import InternalError
 from perdure.schema.effects import AnnotateRun, DeleteValue, EventWait, SetValue, StartOperation, UpdateStatus
@@ -51,6 +52,7 @@ from .claims import (
     release_leases,
     renew_leases,
     revoke_leases,
+    wake_runs,
 )
 from .ingest import enter_ready, ingest_events, insert_runs
 from .rows import Found, Statements, encode
@@ -402,6 +404,10 @@ def _claim(db: Statements, claims: list[tuple[int, ClaimRuns]]) -> Found:
     return [(n, claim_runs(db, change)) for n, change in claims]
 
 
+def _wake(db: Statements, wakes: list[tuple[int, WakeRuns]]) -> Found:
+    return [(n, wake_runs(db, change)) for n, change in wakes]
+
+
 def _deliver(db: Statements, deliveries: list[tuple[int, DeliverEvent]]) -> Found:
     return events.deliver_events(db, deliveries, insert_runs)
 
@@ -432,6 +438,7 @@ _HANDLERS: tuple[tuple[tuple[type, ...], Handler], ...] = (
     ((DeleteEvents,), retention.delete_events),
     ((RenewLeases,), renew_leases),
     ((ReleaseLease,), release_leases),
+    ((WakeRuns,), _wake),
     ((ClaimRuns,), _claim),
 )
 

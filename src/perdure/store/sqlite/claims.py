@@ -8,11 +8,21 @@ from functools import cache
 import msgspec
 
 from perdure.engine.core.fairness import Lane, QueueTurn, shares
-from perdure.engine.store import Applied, Claimed, ClaimRuns, ReleaseLease, Renewed, RenewLeases
+from perdure.engine.store import (
+    Applied,
+    Claimed,
+    ClaimRuns,
+    ReleaseLease,
+    Renewed,
+    RenewLeases,
+    WakeRuns,
+    Woken,
+)
 from perdure.schema.execution import Claim
 from perdure.store.queries import load_queries
 
 from . import rows
+from .ingest import enter_ready
 from .rows import Found, Statements, encode
 
 CLAIM_TOTAL_BYTES_MAX = 64_000_000  # outputs of one answer; what doesn't fit is fetched one by one
@@ -33,6 +43,7 @@ class _Queue(msgspec.Struct, array_like=True):
 
 
 _decode_queues = msgspec.json.Decoder(list[_Queue]).decode
+_decode_ids = msgspec.json.Decoder(list[str]).decode
 _decode_slots = msgspec.json.Decoder(list[tuple[str, str, int]]).decode
 
 
@@ -176,6 +187,17 @@ def renew_leases(db: Statements, renewals: list[tuple[int, RenewLeases]]) -> Fou
     db.execute("renew_leases", renewals=encode({change.owner: change.expires_at for _, change in renewals}))
     counts = rows.decode_counts(db.fetch("count_leases"))
     return [(n, Renewed(count=counts.get(change.owner, 0))) for n, change in renewals]
+
+
+def wake_runs(db: Statements, change: WakeRuns) -> Woken:
+    """See WakeRuns."""
+    listed = db.fetch("due_ids", now=change.at, limit=change.limit, status=change.expected.value)
+    runs = _decode_ids(listed)
+    if runs:
+        db.execute("leave_timers", ids=listed)
+        db.execute("wake_runs", ids=listed, queued=change.status.value)
+        enter_ready(db, runs)
+    return Woken(runs=runs)
 
 
 def release_leases(db: Statements, releases: list[tuple[int, ReleaseLease]]) -> Found:

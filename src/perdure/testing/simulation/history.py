@@ -25,6 +25,8 @@ from perdure.engine.store import (
     RunFilter,
     RunRow,
     Store,
+    WakeRuns,
+    Woken,
 )
 from perdure.schema.execution import TaskRecord
 from perdure.schema.runs import RunStatus, TaskStatus
@@ -83,6 +85,8 @@ class History:
         for change, result in batch.of(MoveRun):
             if isinstance(result, Applied):
                 self._moved(batch, change, result)
+        for change, result in batch.of(WakeRuns):
+            self._woken(batch, change, result)
         for change, result in batch.of(ClaimRuns):
             self._claimed(batch, change, result)
         self._trace.add("commit", batch.describe())
@@ -145,6 +149,15 @@ class History:
         elif status is RunStatus.WAITING and move.reason is None:
             batch.suspended.add(move.run_id)
         self._step(batch, move.run_id, status, move.execution)
+
+    def _woken(self, batch: _Batch, change: WakeRuns, result: Any) -> None:
+        assert isinstance(result, Woken)
+        for run_id in result.runs:
+            status, execution = batch.state(run_id) or (None, 0)
+            if run_id not in batch.loose and status is not change.expected:
+                self._find("a run is in one place", f"{run_id} was woken while it was {status}")
+            elif run_id not in batch.loose:
+                self._step(batch, run_id, change.status, execution)
 
     def _claimed(self, batch: _Batch, change: ClaimRuns, result: Any) -> None:
         assert isinstance(result, Claimed)
@@ -408,6 +421,8 @@ def _describe(change: Any, result: Any) -> str:
                 f"move {change.run_id[-6:]}#{change.execution} {change.expected.name} → {change.status.name} "
                 f"[{', '.join(f'{task.key} {task.status.name}' for task in change.tasks)}] {outcome}"
             )
+        case WakeRuns():
+            return f"wake {', '.join(run_id[-6:] for run_id in result.runs) or 'nothing'}"
         case ClaimRuns():
             runs = ", ".join(f"{claim.run_id[-6:]}#{claim.execution}" for claim in result.claims)
             return f"claim {change.limit} → {runs or 'nothing'}"

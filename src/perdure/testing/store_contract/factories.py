@@ -16,6 +16,7 @@ from perdure.engine.store import (
     RecordTasks,
     RunRow,
     Store,
+    WakeRuns,
 )
 from perdure.schema.execution import Claim, EventRecord, LogRecord, TaskRecord
 from perdure.schema.runs import RunStatus, TaskStatus
@@ -93,6 +94,10 @@ def record(
     *tasks: TaskRecord, run_id: str = "run_1", execution: int = 1, logs: Sequence[LogRecord] = ()
 ) -> RecordTasks:
     return RecordTasks(run_id=run_id, execution=execution, tasks=tasks, logs=logs)
+
+
+def wake(now: int, *, limit: int = 10) -> WakeRuns:
+    return WakeRuns(limit=limit, at=now, expected=RunStatus.WAITING, status=RunStatus.QUEUED)
 
 
 async def apply(store: Store, *changes: Change) -> list[Any]:

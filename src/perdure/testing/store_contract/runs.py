@@ -7,12 +7,14 @@ import asyncio
 import pytest
 
 from perdure.engine.store import (
+    Claimed,
     Ingested,
     IngestEvent,
     LeaseRow,
     Renewed,
     RenewLeases,
     RunRow,
+    Woken,
 )
 from perdure.errors import NotFoundError
 from perdure.schema.execution import Claim
@@ -36,6 +38,7 @@ from .factories import (
     places,
     record,
     stored_run,
+    wake,
 )
 
 
@@ -337,6 +340,57 @@ class TimerContract:
         assert [run.id for run in await store.due_runs(NOW + 200, 10)] == ["run_2", "run_3"]
         assert [run.id for run in await store.due_runs(NOW + 999, 3)] == ["run_2", "run_3", "run_4"]
         assert await store.due_runs(NOW + 100, 1) == [await stored_run(store, "run_2")]
+
+    async def test_wakes_what_is_due_earliest_first_and_no_more_than_asked_for(
+        self, open_store: OpenStore
+    ) -> None:
+        store = await open_store("dev")
+        ids = ["run_1", "run_2", "run_3", "run_4"]
+        await apply(store, *map(ingest, ids), claim())
+        wakes = {"run_1": NOW + 300, "run_2": NOW + 100, "run_3": NOW + 200, "run_4": NOW + 201}
+        await apply(store, *(move(RunStatus.WAITING, each, wake_at=at) for each, at in wakes.items()))
+
+        assert await apply(store, wake(NOW + 99)) == [Woken([])]
+        assert await apply(store, wake(NOW + 999, limit=2)) == [Woken(["run_2", "run_3"])]
+        assert await apply(store, wake(NOW + 250)) == [Woken(["run_4"])]
+
+        assert await store.next_due() == NOW + 300
+        counts = await store.count_by_status()
+        assert (counts[RunStatus.QUEUED], counts[RunStatus.WAITING]) == (3, 1)
+
+    async def test_a_woken_run_keeps_its_crashes_and_nothing_of_its_wait(self, open_store: OpenStore) -> None:
+        store = await open_store("dev")
+        await executing_run(store)
+        error = ErrorInfo(name="ValueError", message="no")
+        await apply(
+            store, move(RunStatus.WAITING, wake_at=NOW + 5, crashes=2, reason="backs off", error=error)
+        )
+
+        await apply(store, wake(NOW + 5))
+
+        run = await stored_run(store, "run_1")
+        assert (run.status, run.execution, run.crashes) == (RunStatus.QUEUED, 1, 2)
+        assert (run.wake_at, run.reason, run.error) == (None, None, None)
+
+    async def test_woken_runs_are_claimed_in_the_same_transaction_in_the_order_in_which_they_were_made(
+        self, open_store: OpenStore
+    ) -> None:
+        store = await open_store("dev")
+        await apply(store, ingest("run_1"), ingest("run_2"), claim())
+        await apply(
+            store,
+            *(
+                move(RunStatus.WAITING, each, wake_at=at)
+                for each, at in (("run_1", NOW + 9), ("run_2", NOW + 5))
+            ),
+        )
+
+        results = await apply(store, claim(), wake(NOW + 10))
+
+        claimed = results[0]
+        assert isinstance(claimed, Claimed)
+        assert [each.run_id for each in claimed.claims] == ["run_1", "run_2"]
+        assert await store.due_runs(NOW + 999, 10) == []
 
     async def test_waiting_again_moves_the_timer(self, open_store: OpenStore) -> None:
         store = await open_store("dev")

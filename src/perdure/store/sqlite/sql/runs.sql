@@ -234,6 +234,17 @@ select json_group_array(json(json)) from (
     limit :limit
 );
 
+-- name: due_ids
+-- The same as a JSON list of ids.
+select json_group_array(run_id) from (
+    select timers.run_id
+    from timers
+    cross join runs on runs.env = timers.env and runs.id = timers.run_id
+    where timers.env = :env and timers.due_at <= :now and runs.status = :status
+    order by timers.due_at, timers.run_id
+    limit :limit
+);
+
 -- name: next_due
 select min(due_at) from timers where env = :env;
 
@@ -324,6 +335,7 @@ from batch
 where runs.env = :env and runs.id = json_extract(r, '$[0]');
 
 -- name: wake_runs
--- Runs whose waits are over: :ids of runs to be :queued, in the order in which they were made.
-update runs set status = :queued, queued_at = created_at, wake_at = null, resume_at = null, open_waits = 0, reason = null
+-- Runs whose waits are over: :ids of runs to be :queued, in the order in which they were made. Nothing is left of the wait.
+update runs set
+    status = :queued, queued_at = created_at, wake_at = null, resume_at = null, open_waits = 0, reason = null, error = null
 where env = :env and id in (select value from json_each(:ids));
