@@ -44,6 +44,7 @@ from .sdk.fetch import Backoff as Backoff, FromHeaders as FromHeaders, redact_st
 from .sdk.functions import task as task
 from .sdk.io import IO as IO
 from .sdk.jobs import Job as Job
+from .sdk.notifications import RunNotification as RunNotification
 from .sdk.payloads import Example as Example
 from .sdk.retry import Retry as Retry
 from .sdk.scope import current_task as current_task
@@ -90,6 +91,7 @@ __all__ = [
     "Retention",
     "Retry",
     "Run",
+    "RunNotification",
     "RunStatus",
     "ScheduledPayload",
     "SchemaOutdatedError",

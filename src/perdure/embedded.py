@@ -155,7 +155,7 @@ class Embedded:
                 random=self._random,
                 lease_seconds=self._lease_seconds,
                 claim_bytes_max=client.limits.claim_bytes_max,
-                jobs=[job_spec(job) for job in client.jobs.values()],
+                jobs=[job_spec(job) for job in client.all_jobs()],
                 http=self._http,
                 output_bytes_max=client.limits.output_bytes_max,
                 on_broken=self._broken,

@@ -201,6 +201,7 @@ class EmbeddedPlatform:
 def job_spec(job: Job[Any, Any]) -> JobSpec:
     """What the engine needs to know of a job."""
     trigger, slots = job.trigger, job.slots
+    notify_success, notify_failure = job.client.notified(job)
     return JobSpec(
         id=job.id,
         version=job.version,
@@ -217,6 +218,9 @@ def job_spec(job: Job[Any, Any]) -> JobSpec:
         key_limit=slots.per_key,
         concurrency_key=job.concurrency_key,
         max_duration_ms=job.max_duration_ms,
+        notify_success=notify_success,
+        notify_failure=notify_failure,
+        is_internal=job.is_internal,
     )
 
 

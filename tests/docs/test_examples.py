@@ -6,17 +6,16 @@ import re
 from pathlib import Path
 from typing import Any, ClassVar
 
-from perdure import Client, RunStatus
+from perdure import Client, RunNotification, RunStatus
 from perdure.engine.core.fetching import HttpRequest, HttpResponse
 
 REFERENCE = (Path(__file__).parents[2] / "docs" / "reference.md").read_text()
 
 
-def example(section: str) -> dict[str, Any]:
-    """What the Python block of a section defines."""
+def example(section: str, **names: Any) -> dict[str, Any]:
+    """What the Python block of a section defines, given `names`."""
     found = re.search(rf"^## {section}\n.*?^```python\n(.*?)^```", REFERENCE, re.MULTILINE | re.DOTALL)
     assert found, f"section {section!r} has no example"
-    names: dict[str, Any] = {}
     exec(found.group(1), names)
     return names
 
@@ -62,3 +61,29 @@ async def test_background_requests():
         "POST https://reports.example.com/reports Bearer sk-secret",
         "GET https://reports.example.com/reports/r1 None",
     ]
+
+
+async def test_notifications():
+    client, alerts, receipts = Client(id="docs"), [], []
+
+    def charge_card(payload: Any) -> str:
+        if payload == "stolen":
+            raise ValueError("card refused")
+        return f"paid with {payload}"
+
+    names = example(
+        "Notifications",
+        client=client,
+        RunNotification=RunNotification,
+        alerts=alerts,
+        receipts=receipts,
+        charge_card=charge_card,
+    )
+    async with client.embedded(":memory:"):
+        for card in ("mine", "stolen"):
+            await names["charge"].invoke(card)
+        await client.drain()
+
+    assert receipts == ["paid with mine"]
+    assert len(alerts) == 1
+    assert "card refused" in alerts[0]

@@ -22,6 +22,7 @@ from .values import codec_for, return_annotation
 
 if TYPE_CHECKING:
     from .client import Client
+    from .notifications import NotificationHandler
 
 Payload = TypeVar("Payload")
 Output = TypeVar("Output")
@@ -50,7 +51,11 @@ class Job(Generic[Payload, Output]):
         is_async: whether it is `async def`; a plain `def` runs in a thread.
         max_duration_ms: time a run may execute in all, waits excluded; None for no limit.
         retry: when an uncaught error gives the run another execution, its completed tasks kept.
+        on_success, on_failure: called with a RunNotification when one of its runs has completed, or ended otherwise.
+        is_internal: it is perdure's own.
     """
+
+    is_internal = False
 
     def __init__(
         self,
@@ -67,6 +72,8 @@ class Job(Generic[Payload, Output]):
         concurrency_key: ConcurrencyKey | None = None,
         max_duration: Duration | None = None,
         retry: Retry | None = None,
+        on_success: NotificationHandler | None = None,
+        on_failure: NotificationHandler | None = None,
         log_level: str | None = None,
     ) -> None:
         where = f"job {id!r}"
@@ -91,6 +98,8 @@ class Job(Generic[Payload, Output]):
         self.concurrency_key = concurrency_key
         self.max_duration_ms = None if max_duration is None else to_ms(max_duration, f"{where}: max_duration")
         self.retry = retry
+        self.on_success = on_success
+        self.on_failure = on_failure
         self.log_level = level
         self.is_async = inspect.iscoroutinefunction(fn)
         self.output_codec = codec_for(return_annotation(fn))

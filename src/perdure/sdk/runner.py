@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
 from contextvars import Context, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -30,7 +29,6 @@ from .watchdog import Watchdog
 
 if TYPE_CHECKING:
     from .client import Client
-    from .jobs import Job
 
 _log = logging.getLogger("perdure.runner")
 
@@ -77,10 +75,6 @@ class Runner:
         source.on_revoked(self._revoked)
         source.on_resolved(self._resolved)
 
-    @property
-    def jobs(self) -> Mapping[str, Job[Any, Any]]:
-        return self._client.jobs
-
     def start(self) -> None:
         loop = self._loop
         self._watch = BranchWatch.install(loop)
@@ -105,7 +99,7 @@ class Runner:
                     self._give_up(claim, journal, error)
 
     def _execute(self, claim: Claim, journal: Journal) -> None:
-        job = self.jobs.get(claim.job_id)
+        job = self._client.find_job(claim.job_id)
         if job is None:
             _log.warning("run %s waits: its job %r isn't defined in this process", claim.run_id, claim.job_id)
             closing = journal.close(JobMissing(), [], [])

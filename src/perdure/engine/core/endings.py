@@ -16,7 +16,7 @@ from .jobs import JobSpec, new_run
 from .transitions import RunEvent, next_status
 
 RUN_ENDED = "perdure.run_ended"
-"""Name of the events that tell of the end of a run; payload {"runId", "status"}."""
+"""Name of the events that tell of the end of a run; payload {"runId", "status", "error"} (the last one if there is one)."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -60,14 +60,16 @@ class Endings:
     ) -> list[IngestEvent]:
         """One event and run per handler: delivered like any other run, with the retries of its job."""
         made: list[IngestEvent] = []
+        ended = {"runId": move.run_id, "status": move.status.value}
+        payload = _encode(ended if move.error is None else {**ended, "error": move.error}).decode()
         for handler in handlers:
             job = self._jobs.get(handler)
             if job is None:
                 continue
             event = EventRecord(
-                id=f"{move.run_id}:{move.execution}:{move.status.value}:{handler}",
+                id=f"{move.run_id}:{move.execution}:{move.status.value}:{move.at}:{handler}",
                 name=RUN_ENDED,
-                payload=_encode({"runId": move.run_id, "status": move.status.value}).decode(),
+                payload=payload,
                 timestamp=move.at,
                 account_id=run.account_id if not isinstance(run, Claim) else run.event.account_id,
             )

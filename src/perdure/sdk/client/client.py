@@ -11,6 +11,7 @@ from perdure.limits import DEFAULT_LIMITS, Limits
 from perdure.sdk.concurrency import ConcurrencyKey, ConcurrencyLimit, check_limit
 from perdure.sdk.jobs import Job, JobDecorator
 from perdure.sdk.logger import LEVELS
+from perdure.sdk.notifications import INTERNAL, NotificationHandler
 from perdure.sdk.operation import Duration
 from perdure.sdk.retry import Retry
 from perdure.sdk.texts import check_text
@@ -18,6 +19,7 @@ from perdure.sdk.triggers.invoke import invoke_trigger
 from perdure.sdk.triggers.trigger import Trigger
 
 from .events import ClientEvents
+from .notifications import ClientNotifications
 from .runs import ClientRuns
 from .state import ClientState
 from .upkeep import ClientUpkeep
@@ -30,7 +32,7 @@ P = TypeVar("P")
 R = TypeVar("R")
 
 
-class Client(ClientEvents, ClientRuns, ClientState, ClientUpkeep):
+class Client(ClientEvents, ClientRuns, ClientState, ClientUpkeep, ClientNotifications):
     """An application's jobs, and its connection to the platform.
 
     Example:
@@ -83,6 +85,8 @@ class Client(ClientEvents, ClientRuns, ClientState, ClientUpkeep):
         concurrency_key: ConcurrencyKey | None = None,
         max_duration: Duration | None = None,
         retry: Retry | None = None,
+        on_success: NotificationHandler | None = None,
+        on_failure: NotificationHandler | None = None,
         log_level: str | None = None,
     ) -> JobDecorator[P]:
         """Decorator that makes a job of a run function `(payload, io, ctx)`, async or not.
@@ -100,6 +104,9 @@ class Client(ClientEvents, ClientRuns, ClientState, ClientUpkeep):
                 path into the payload ("user.id"), or a function of the payload. Keys take turns.
             max_duration: time a run may execute in all, waits excluded, timedelta or seconds; then it is Timed out.
             retry: an uncaught error gives the run another execution, its completed tasks kept, the failed ones reset.
+            on_success: `handler(notification)`, sync or async, called with a `RunNotification` after one of its runs has
+                completed: at least once, and again if it raises.
+            on_failure: the same after one of its runs has ended in any other way, cancelled included.
             log_level: see the client's.
         """
 
@@ -116,6 +123,8 @@ class Client(ClientEvents, ClientRuns, ClientState, ClientUpkeep):
                 concurrency_key=concurrency_key,
                 max_duration=max_duration,
                 retry=retry,
+                on_success=on_success,
+                on_failure=on_failure,
                 log_level=log_level,
             )
 
@@ -135,6 +144,8 @@ class Client(ClientEvents, ClientRuns, ClientState, ClientUpkeep):
         concurrency_key: ConcurrencyKey | None = None,
         max_duration: Duration | None = None,
         retry: Retry | None = None,
+        on_success: NotificationHandler | None = None,
+        on_failure: NotificationHandler | None = None,
         log_level: str | None = None,
     ) -> Job[P, R]:
         """The same as `job` without the decorator. On a connected client, too: events sent from then on start it.
@@ -142,6 +153,10 @@ class Client(ClientEvents, ClientRuns, ClientState, ClientUpkeep):
         Raises:
             ConflictError: the client has a job of this id.
         """
+        if id.startswith(INTERNAL):
+            raise UsageError(
+                f"job {id!r}: ids that begin with {INTERNAL!r} are perdure's own; choose another one"
+            )
         if id in self.jobs:
             raise ConflictError(
                 f"job {id!r} is defined twice on client {self.id!r}; give each job an id of its own"
@@ -165,11 +180,13 @@ class Client(ClientEvents, ClientRuns, ClientState, ClientUpkeep):
             concurrency_key=concurrency_key,
             max_duration=max_duration,
             retry=retry,
+            on_success=on_success,
+            on_failure=on_failure,
             log_level=log_level,
         )
+        self._define_handlers(job)
         self.jobs[id] = job
-        if (platform := self._platform_here) is not None:
-            platform.define(job)
+        self._tell_platform(job)
         return job
 
     def define_concurrency_limit(

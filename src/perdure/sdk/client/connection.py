@@ -21,6 +21,7 @@ class Connection:
         self.id = id
         self.limits = limits
         self.jobs: dict[str, Job[Any, Any]] = {}
+        self.internal_jobs: dict[str, Job[Any, Any]] = {}
         self._platform: Platform | None = None
         self._pid = os.getpid()
         self._clock: Clock = SystemClock()
@@ -44,6 +45,14 @@ class Connection:
         self._clock = clock or SystemClock()
         self._ids = Ids(self._clock, random or system_random())
         self._pid = os.getpid()
+
+    def all_jobs(self) -> list[Job[Any, Any]]:
+        """Its jobs, and those that perdure made for it. For carriers."""
+        return [*self.jobs.values(), *self.internal_jobs.values()]
+
+    def find_job(self, id: str) -> Job[Any, Any] | None:
+        """One of `all_jobs`."""
+        return self.jobs.get(id) or self.internal_jobs.get(id)
 
     @property
     def platform(self) -> Platform:
