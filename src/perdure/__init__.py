@@ -11,6 +11,7 @@ from .errors import (
     NonDeterminismError as NonDeterminismError,
     NotFoundError as NotFoundError,
     PerdureError as PerdureError,
+    RunFailedError as RunFailedError,
     SchemaOutdatedError as SchemaOutdatedError,
     SerializationError as SerializationError,
     StoreBrokenError as StoreBrokenError,
@@ -46,6 +47,7 @@ from .sdk.io import IO as IO
 from .sdk.jobs import Job as Job
 from .sdk.notifications import RunNotification as RunNotification
 from .sdk.payloads import Example as Example
+from .sdk.results import RunResult as RunResult
 from .sdk.retry import Retry as Retry
 from .sdk.scope import current_task as current_task
 from .sdk.sync_io import SyncIO as SyncIO
@@ -91,7 +93,9 @@ __all__ = [
     "Retention",
     "Retry",
     "Run",
+    "RunFailedError",
     "RunNotification",
+    "RunResult",
     "RunStatus",
     "ScheduledPayload",
     "SchemaOutdatedError",

@@ -19,7 +19,8 @@
     │   └── StoreBrokenError           the outcome of a COMMIT is unknown: the engine stops; reopening recovers
     ├── us
     │   └── InternalError              a bug in perdure
-    └── TaskError                      a task of a run failed for good: the one thing `io.run_task` raises
+    ├── TaskError                      a task of a run failed for good: the one thing `io.run_task` raises
+    └── RunFailedError                 a run that another one waited for didn't complete: `RunResult.unwrap` raises it
 
 Each error keeps its facts as attributes (`facts`), builds its own message from them, has a stable `code`, and survives
 pickling. Signals that unwind user code when an execution ends are not errors: see `perdure.sdk.signals`.
@@ -269,6 +270,31 @@ class TaskError(PerdureError):
             elif qualified_name(kind) in self.error_types:
                 return True
         return False
+
+
+class RunFailedError(PerdureError):
+    """The run `run_id`, which another one waited for, has ended as `status` ("Failed", "Cancelled" ...) and has no output.
+
+    `error_name` and `error_message` are those of its error, None if it has none.
+    """
+
+    code = "run_failed"
+
+    def __init__(
+        self, *, run_id: str, status: str, error_name: str | None = None, error_message: str | None = None
+    ) -> None:
+        why = "" if error_name is None else f": {error_name}: {error_message}"
+        super().__init__(
+            f"run {run_id!r} has no output: it ended as {status}{why}",
+            run_id=run_id,
+            status=status,
+            error_name=error_name,
+            error_message=error_message,
+        )
+        self.run_id = run_id
+        self.status = status
+        self.error_name = error_name
+        self.error_message = error_message
 
 
 def qualified_name(cls: type[BaseException]) -> str:

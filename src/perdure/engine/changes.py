@@ -82,8 +82,18 @@ class CancelEvent(Struct, kw_only=True):
 
 # --- runs --------------------------------------------------------------------------------------------------------------
 
-Effect: TypeAlias = IngestEvent | StartOperation | UpdateStatus | SetValue | DeleteValue | AnnotateRun
-"""What may be written together with a run's tasks; each is a change of its own, too (but for StartOperation)."""
+
+class AwaitEvent(Struct, kw_only=True, gc=False):
+    """A task of an executing run waits for an event, as those do that a suspension names."""
+
+    run_id: str
+    wait: EventWait
+
+
+Effect: TypeAlias = (
+    IngestEvent | StartOperation | AwaitEvent | UpdateStatus | SetValue | DeleteValue | AnnotateRun
+)
+"""What may be written together with a run's tasks; each is a change of its own, too (but StartOperation and AwaitEvent)."""
 
 
 class RecordTasks(Struct, kw_only=True, gc=False):
@@ -151,7 +161,7 @@ class MoveRun(Struct, kw_only=True, gc=False):
             is entered instead of `status`, without timer and waits. None: not compared.
         otherwise: see `wakes_seen`.
         open_waits, resume_at: see RunRow; 0 and None unless WAITING.
-        waits: events that tasks of the run wait for from now on.
+        waits: events that tasks of the run wait for from now on, of a move to WAITING: no other task of it does any more.
         resolve: the task of another run that waited for this one's end.
         revoke: of a run that was EXECUTING, keep the lease as revoked, until ReleaseLease: its slot isn't free yet.
 

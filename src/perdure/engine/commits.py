@@ -9,6 +9,7 @@ from perdure.schema.runs import RunStatus
 
 from .store import (
     Applied,
+    AwaitEvent,
     Change,
     Claimed,
     ClaimRuns,
@@ -150,10 +151,14 @@ class Commits:
                 pass
 
     def _took_effect(self, change: RecordTasks | MoveRun) -> None:
-        """Runs that were made along with tasks."""
+        """Runs that were made along with tasks, and waits that began with them."""
+        engine = self._engine
         for effect in change.effects:
             if type(effect) is IngestEvent:
-                self._engine.waits.active += len(effect.runs)
-                self._engine.announce_queued()
+                engine.waits.active += len(effect.runs)
+                engine.announce_queued()
+            elif type(effect) is AwaitEvent:
+                self.awaited_names.update(effect.wait.names)
+                engine.loops.matcher.notify(engine.clock.now())
             elif type(effect) is StartOperation:
-                self._engine.loops.calls.started(effect)
+                engine.loops.calls.started(effect)

@@ -13,12 +13,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from perdure.errors import PerdureError, UnavailableError
-from perdure.schema.effects import CallJob, Resolution, RunEffect
+from perdure.schema.effects import CallJob, EventWait, Resolution, RunEffect
 from perdure.schema.execution import Claim, EventRecord, LogRecord, Outcome, TaskRecord
 
 from .core import jobs, runs as core
 from .engine import Engine
-from .store import Claimed, Effect, IngestEvent, RecordTasks, ReleaseLease, ResolveTask, Result
+from .store import AwaitEvent, Claimed, Effect, IngestEvent, RecordTasks, ReleaseLease, ResolveTask, Result
 from .writer import Told
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ class EngineJournal:
         self._engine.writer.write(change, told)
 
     def _effect(self, effect: RunEffect) -> Effect:
+        if type(effect) is EventWait:
+            return AwaitEvent(run_id=self._claim.run_id, wait=effect)
         if type(effect) is not CallJob:
             return effect  # pyright: ignore[reportReturnType] (the other effects are the store's, too)
         engine, claim = self._engine, self._claim

@@ -33,6 +33,7 @@ from perdure.schema.runs import RunStatus
 
 from .changes import (
     Applied as Applied,
+    AwaitEvent as AwaitEvent,
     CancelEvent as CancelEvent,
     Change as Change,
     CheckWaiter as CheckWaiter,

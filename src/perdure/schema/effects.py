@@ -85,12 +85,8 @@ class AnnotateRun(Struct, frozen=True, kw_only=True, gc=False):
     metadata: str | None = None
 
 
-RunEffect: TypeAlias = CallJob | StartOperation | UpdateStatus | SetValue | DeleteValue | AnnotateRun
-"""What may go along with a task's record."""
-
-
 class EventWait(Struct, frozen=True, kw_only=True, gc=False):
-    """A suspended task waits for an event of one of `names` that arrived at or after `since`; filters are JSON."""
+    """A task waits for an event of one of `names` that arrived at or after `since`; filters are JSON."""
 
     task_id: str
     names: tuple[str, ...]
@@ -101,12 +97,18 @@ class EventWait(Struct, frozen=True, kw_only=True, gc=False):
     account_id: str | None = None
 
 
+RunEffect: TypeAlias = (
+    CallJob | StartOperation | UpdateStatus | SetValue | DeleteValue | AnnotateRun | EventWait
+)
+"""What may go along with a task's record. An EventWait: the task waits for that from now on (a suspension says it, too)."""
+
+
 class ChildResult(Struct, frozen=True, kw_only=True):
     """How a run ended, for the task of another run that waited for it. `status` as on the wire; `types` as in TaskRecord."""
 
     run_id: str
     status: str
-    output: Raw | None = None
+    output: Raw = Raw(b"null")
     types: str | None = None
     error: ErrorInfo | None = None
 

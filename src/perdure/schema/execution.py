@@ -166,6 +166,7 @@ class Suspended(Struct, frozen=True, gc=False):
             the run goes on at once.
         open_waits: tasks that others have to resolve.
         waits: which of them wait for events.
+        waits_for_all: nothing in the run moves before the last of them is resolved.
         replay_ms: how long this execution took to get to where it suspends: what the next one costs at least.
     """
 
@@ -174,6 +175,7 @@ class Suspended(Struct, frozen=True, gc=False):
     open_waits: int = 0
     waits: tuple[EventWait, ...] = ()
     replay_ms: int = 0
+    waits_for_all: bool = False
 
 
 class Yielded(Struct, frozen=True, gc=False):

@@ -6,7 +6,7 @@ fetch.py. Requests are made at least once: a platform that dies between a respon
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -17,11 +17,12 @@ from perdure.errors import LimitExceededError
 from perdure.limits import Limits
 from perdure.schema.effects import StartOperation
 from perdure.schema.operations import FetchOperation, stored_json
+from perdure.schema.runs import TaskStatus
 
 from .fetch import Headers, RetryRules, display_name, fetch_operation, poll_operation
 from .keys import Key
 from .operation import Operation, TaskOptions
-from .others import start_waiting
+from .others import Plan, start_waiting
 from .retry import Retry
 from .values import codec_for
 
@@ -104,12 +105,8 @@ class _Response(Struct):
 _decode_response = msgspec.json.Decoder(_Response).decode
 
 
-class FetchPlan:
-    """A request, as described by the arguments of one of the io calls; also the codec of its task.
-
-    Attributes:
-        name, options: how the task is shown.
-    """
+class FetchPlan(Plan):
+    """A request, as described by the arguments of one of the io calls."""
 
     def __init__(
         self, key: Key, operation: FetchOperation, *, output: Any, name: str | None, limits: Limits
@@ -127,9 +124,10 @@ class FetchPlan:
         self.name = name or display_name(operation)
         self.options = TaskOptions(icon="background", params=operation.redacted_params())
 
-    def begin(self, execution: Execution, operation: Operation) -> bool:
-        """See `settle_other`: the platform has to know of it before it can answer."""
+    def begin(self, execution: Execution, operation: Operation) -> Iterator[None]:
         record, now = operation.record, execution.clock.now()
+        if record.status is not TaskStatus.PENDING:
+            return
         start_waiting(operation, now, None)
         execution.others.effects.append(
             StartOperation(
@@ -139,14 +137,13 @@ class FetchPlan:
                 operation=stored_json(self._operation, record.position),
             )
         )
-        return True
+        yield  # the platform has to know of it before it can answer
 
-    def overdue(self) -> Exception:
+    def overdue(self, operation: Operation) -> Exception:
         """It has no time of its own: the platform ends it."""
         raise AssertionError("a background request is never overdue")
 
     def decode(self, json: str, types: str | None = None, *, where: object) -> Any:
-        """What the call returns. Raises SerializationError."""
         if self._operation.kind != "fetch-response":
             return self._codec.decode(json, types, where=where)
         response = _decode_response(json)

@@ -15,6 +15,7 @@ from perdure.schema.runs import Event
 from . import perform
 from .background import FetchOptions, FetchResponse, PollOptions, fetch_plan, poll_plan
 from .deadlines import DurableTimeout
+from .io_waits import IOWaits
 from .keys import Key
 from .logger import Logger
 from .operation import Duration, ErrorHandler, wait_options
@@ -30,7 +31,7 @@ Ts = TypeVarTuple("Ts")
 Item = TypeVar("Item")
 
 
-class IO(StateIO):
+class IO(IOWaits, StateIO):
     """The durable operations of an async run. Await each; they work under `asyncio.gather`, in task groups and nested.
 
     A *key* names a task within its parent (the run, or the task whose body is running): a string, or a list of JSON
@@ -216,14 +217,14 @@ class IO(StateIO):
             UsageError: an option is wrong.
         """
         plan = fetch_plan(key, url, options, self._execution.settings.limits)
-        return perform.wait_for_platform(self._execution, self._execution.called(), key, plan)
+        return perform.wait_for_others(self._execution, self._execution.called(), key, plan)
 
     def background_fetch_response(
         self, key: Key, url: str, **options: Unpack[FetchOptions]
     ) -> Coroutine[Any, Any, FetchResponse]:
         """As `background_fetch`; returns status and headers, too."""
         plan = fetch_plan(key, url, options, self._execution.settings.limits, whole_response=True)
-        return perform.wait_for_platform(self._execution, self._execution.called(), key, plan)
+        return perform.wait_for_others(self._execution, self._execution.called(), key, plan)
 
     def background_poll(self, key: Key, url: str, **options: Unpack[PollOptions]) -> Coroutine[Any, Any, Any]:
         """Have the platform make a request again and again until a response is as wanted; returns its JSON. See PollOptions.
@@ -231,7 +232,7 @@ class IO(StateIO):
         Each response is shown below the task. Errors as of `background_fetch`; TimeoutError, too, when the time is over.
         """
         plan = poll_plan(key, url, options, self._execution.settings.limits)
-        return perform.wait_for_platform(self._execution, self._execution.called(), key, plan)
+        return perform.wait_for_others(self._execution, self._execution.called(), key, plan)
 
     async def try_(self, fn: Callable[[], Any], catch: Callable[[Exception], Any]) -> Any:
         """`fn()`, or `catch(error)` if it raises. Plain try/except does the same; this is for ported code."""

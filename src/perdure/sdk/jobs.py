@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, Unpack, overload
 
 from perdure.durations import to_ms
 from perdure.errors import UsageError
 from perdure.schema.runs import Run
 
 from .concurrency import ConcurrencyKey, ConcurrencyLimit, slots
+from .keys import Key
 from .logger import LEVELS
 from .operation import Duration
+from .results import RunResult
 from .retry import Retry
 from .run_options import check_priority
-from .scope import current_scope
+from .scope import Scope, current_scope
 from .triggers.trigger import Trigger
 from .values import codec_for, return_annotation
 
 if TYPE_CHECKING:
+    from .children import InvokeOptions
     from .client import Client
+    from .execution import Execution
     from .notifications import NotificationHandler
 
 Payload = TypeVar("Payload")
@@ -104,25 +108,105 @@ class Job(Generic[Payload, Output]):
         self.is_async = inspect.iscoroutinefunction(fn)
         self.output_codec = codec_for(return_annotation(fn))
 
-    async def invoke(self, payload: Payload, *, key: str | None = None, context: Any = None) -> Run:
+    def invoke(
+        self, payload: Payload, *, key: Key | None = None, **options: Unpack[InvokeOptions]
+    ) -> Coroutine[Any, Any, Run]:
         """Start a run of this job, whatever its trigger; returns it as it is then (queued).
+
+        Inside a run `key` is required and names a task, as which it is done once, however often that is replayed.
+        Outside, it is an idempotency key: invoking again with it returns the first run.
 
         Args:
             payload: what the run function gets; checked against the schema here already.
-            key: idempotency key: invoking again with it returns the first run.
-            context: JSON that the run finds in `ctx.event.context`.
+            key: see above.
+            options: see `InvokeOptions`.
 
         Raises:
-            InvalidPayloadError: the payload doesn't fit the schema.
+            InvalidPayloadError: the payload doesn't fit the schema (inside a run: TaskError).
             ConfigurationError: the client isn't connected to anything.
-            UsageError: called inside a run, where it would be repeated by a replay.
+            UsageError: called inside a run without a key; or in a plain `def` one: use `io.invoke`.
         """
-        if current_scope.get() is not None:
+        scope = current_scope.get()
+        if scope is None:
+            if key is not None and not isinstance(key, str):
+                raise UsageError(f"job {self.id!r}: outside a run, key is a string, not {key!r}")
+            return self.client.invoke(self, payload, key=key, **options)
+        from .children import invoke
+
+        if key is None:
             raise UsageError(
-                f"job {self.id!r}: invoke inside a run would start another run at every replay, and a durable form of it "
-                "isn't there yet. Send an event that triggers the job: await io.send_event(key, name, payload)"
+                f"job {self.id!r}: invoke inside a run needs a key, as a task does: without one every replay would start "
+                "another run. Write await job.invoke(payload, key=...)"
             )
-        return await self.client.invoke(self, payload, key=key, context=context)
+        execution = self._execution(scope, "invoke")
+        return invoke(execution, execution.called(), key, self, payload, options)
+
+    def invoke_and_wait(
+        self,
+        payload: Payload,
+        *,
+        key: Key,
+        timeout: Duration | None = None,
+        **options: Unpack[InvokeOptions],
+    ) -> Coroutine[Any, Any, RunResult[Output]]:
+        """Start a run of this job inside another, and wait for its end, however it ends.
+
+        Both happen once, however often that is replayed. While it waits the run holds no memory, slot or worker.
+        Cancelling the run that waits doesn't cancel the one that it waits for.
+
+        Args:
+            payload: what the run function gets; checked against the schema here already.
+            key: names the task, as in `io.run_task`.
+            timeout: timedelta or seconds. Over it the task fails; the run that it waited for goes on.
+            options: see `InvokeOptions`.
+
+        Raises:
+            TaskError: it hasn't ended in time (`matches(TimeoutError)`), or the payload doesn't fit.
+            UsageError: called outside a run: `await client.wait_for_run((await job.invoke(payload)).id)`; or in a plain
+                `def` one: use `io.invoke_and_wait`.
+        """
+        from .children import ChildPlan
+        from .perform import wait_for_others
+
+        execution = self._execution(current_scope.get(), "invoke_and_wait")
+        plan = ChildPlan(execution, key, self, payload, timeout, options)
+        return wait_for_others(execution, execution.called(), key, plan)
+
+    def batch_invoke_and_wait(
+        self,
+        payloads: Sequence[Payload],
+        *,
+        key: Key,
+        timeout: Duration | None = None,
+        **options: Unpack[InvokeOptions],
+    ) -> Coroutine[Any, Any, list[RunResult[Output]]]:
+        """Start a run of this job for each payload, and wait until all have ended; results in the order of `payloads`.
+
+        For any number: 10,000 take seconds. `timeout` is for all together, `options` for each. Else as `invoke_and_wait`.
+        """
+        from .children import BatchPlan
+        from .perform import wait_for_others
+
+        execution = self._execution(current_scope.get(), "batch_invoke_and_wait")
+        plan = BatchPlan(execution, key, self, list(payloads), timeout, options)
+        return wait_for_others(execution, execution.called(), key, plan)
+
+    def _execution(self, scope: Scope | None, method: str) -> Execution:
+        """That of the run in which `method` is called.
+
+        Raises:
+            UsageError: there is none, or it is a sync one.
+        """
+        if scope is None:
+            raise UsageError(
+                f"job {self.id!r}: {method} is for run functions; outside a run write "
+                "run = await job.invoke(payload), then await client.wait_for_run(run.id)"
+            )
+        if scope.execution.is_sync:
+            raise UsageError(
+                f"job {self.id!r}: in a plain def run function, which can't await, write io.{method}(key, job, payload)"
+            )
+        return scope.execution
 
     def __repr__(self) -> str:
         return f"<Job {self.id} {self.version}>"

@@ -18,14 +18,13 @@ from .deadlines import Deadline
 from .functions import FunctionFacts, facts_of, merge_options
 from .keys import Key
 from .operation import NO_OPTIONS, Operation, TaskOptions, open_operation
-from .others import settle_other
+from .others import Plan, settle_other
 from .scope import Scope, current_scope
 from .steps import begin, complete, decide_retry, fail, first_due, settle
 from .turns import blocked, in_turn, leave_if_yielding, park, recorded, replay
 from .values import PLAIN, Codec, codec_for
 
 if TYPE_CHECKING:
-    from .background import FetchPlan
     from .execution import Execution
 
 
@@ -216,22 +215,6 @@ async def wait(
         raise
 
 
-async def wait_for_platform(execution: Execution, site: CallSite, key: Key, plan: FetchPlan) -> Any:
-    """What the platform's request comes to. See IO.background_fetch."""
-    if execution.outcome is not None:
-        await refuse(execution)
-    scope = enter(execution, site)
-    branch = execution.branches.current(scope)
-    operation = open_operation(execution, key, plan.name, plan.options, scope, branch, site)
-    return await settle_other(
-        execution,
-        operation,
-        cast("Codec", plan),
-        begin=lambda: plan.begin(execution, operation),
-        overdue=plan.overdue,
-    )
-
-
 async def observe(execution: Execution, site: CallSite, key: Key, make: Callable[[], Any], name: str) -> Any:
     """A value that is made once and then remembered, at no write of its own (`io.now`, `io.uuid`, `io.random`)."""
     if execution.outcome is not None:
@@ -254,6 +237,17 @@ async def observe(execution: Execution, site: CallSite, key: Key, make: Callable
     except asyncio.CancelledError:
         execution.interrupted(operation)
         raise
+
+
+async def wait_for_others(execution: Execution, site: CallSite, key: Key, plan: Plan) -> Any:
+    """Have somebody else do what `plan` says, and wait for it."""
+    if execution.outcome is not None:
+        await refuse(execution)
+    scope = enter(execution, site)
+    operation = open_operation(
+        execution, key, plan.name, plan.options, scope, execution.branches.current(scope), site
+    )
+    return await settle_other(execution, operation, plan)
 
 
 async def yield_(execution: Execution, site: CallSite, key: Key) -> None:

@@ -25,8 +25,9 @@ from .operation import NO_OPTIONS, Duration, Operation, TaskOptions, open_operat
 from .retry import UNTIL_AVAILABLE
 from .scope import Scope, current_scope
 from .state_io import SyncStateIO
+from .sync_io_waits import SyncIOWaits
 from .sync_run import SyncRun
-from .values import PLAIN, Codec, codec_for
+from .values import PLAIN, Decodes, codec_for
 
 if TYPE_CHECKING:
     from .client import Client, EventOptions, EventToSend
@@ -36,7 +37,7 @@ Ts = TypeVarTuple("Ts")
 Item = TypeVar("Item")
 
 
-class SyncIO(SyncStateIO):
+class SyncIO(SyncIOWaits, SyncStateIO):
     """The durable operations of a sync run: as `IO`, without `await`. `timeout` is for async runs only."""
 
     def __init__(self, run: SyncRun, client: Client) -> None:
@@ -105,7 +106,7 @@ class SyncIO(SyncStateIO):
         self._run.opened(operation)
         return operation
 
-    def _replay(self, operation: Operation, codec: Codec, *, is_task: bool = False) -> Any:
+    def _replay(self, operation: Operation, codec: Decodes, *, is_task: bool = False) -> Any:
         """As `turns.replay`."""
         run, record = self._run, operation.record
         if record.interrupted is not None:

@@ -152,7 +152,7 @@ class SyncRun:
 
     def on_loop(self, call: Callable[[], T]) -> T:
         """`call()` on the event loop; its result or exception here."""
-        return self.until(lambda future: _resolve(future, call()))
+        return self.until(lambda future: resolve(future, call()))
 
     def until(self, start: Callable[[Future[T]], object]) -> T:
         """Call `start(future)` on the loop and block until that future is done, or the execution ends.
@@ -200,13 +200,13 @@ class SyncRun:
         def start(future: Future[None]) -> None:
             self.execution.bodies.pop(operation, None)
             step()
-            self.execution.write(operation.record, lambda: _resolve(future, None))
+            self.execution.write(operation.record, lambda: resolve(future, None))
 
         self.until(start)
 
     def flush(self) -> None:
         """Write what was noted and block until it is durable."""
-        self.until(lambda future: self.execution.flush(lambda: _resolve(future, None)))
+        self.until(lambda future: self.execution.flush(lambda: resolve(future, None)))
 
     # --- several branches --------------------------------------------------------------------------------------------
 
@@ -244,7 +244,7 @@ class SyncRun:
 
             def ended() -> None:
                 self._timed.discard(body)
-                _resolve(future, body)
+                resolve(future, body)
 
             body.add_done_callback(lambda _: self._post(ended))
 
@@ -329,6 +329,6 @@ async def _awaited(awaitable: Any) -> Any:
     return await awaitable
 
 
-def _resolve(future: Future[T], value: T) -> None:
+def resolve(future: Future[T], value: T) -> None:
     if not future.done():
         future.set_result(value)

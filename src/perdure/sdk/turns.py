@@ -10,7 +10,7 @@ from perdure.schema.runs import TaskStatus
 from .branches import OperationFuture, outside_run
 from .failures import changed_kind
 from .operation import Operation
-from .values import Codec
+from .values import Decodes
 
 if TYPE_CHECKING:
     from .execution import Execution
@@ -34,7 +34,7 @@ async def in_turn(execution: Execution, operation: Operation, *, is_certain: boo
         await operation.new_future(is_certain=is_certain)
 
 
-async def replay(execution: Execution, operation: Operation, codec: Codec, *, is_task: bool = False) -> Any:
+async def replay(execution: Execution, operation: Operation, codec: Decodes, *, is_task: bool = False) -> Any:
     """Return or raise what is recorded, when its turn has come. `is_task`: the code has run_task there."""
     record = operation.record
     if record.status is not TaskStatus.CANCELED and is_task != (record.attempts > 0):

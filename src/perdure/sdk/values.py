@@ -13,7 +13,7 @@ task's first run returns is what decoding gives, so the first run and a replay c
 
 from __future__ import annotations
 
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 import msgspec
 from msgspec import Struct
@@ -29,6 +29,7 @@ __all__ = [
     "PLAIN",
     "STORED",
     "Codec",
+    "Decodes",
     "Encoded",
     "Unresolved",
     "codec_for",
@@ -140,6 +141,12 @@ def _dump_checked(value: Any, packer: Packer, where: object) -> tuple[bytes, Nod
         raise SerializationError(
             where=str(where), path=refused.path, problem=refused.problem
         ) from refused.__cause__
+
+
+class Decodes(Protocol):
+    """Makes a value of what is stored of it; see `Codec.decode`."""
+
+    def decode(self, json: str, types: str | None = None, *, where: object) -> Any: ...
 
 
 class Codec:

@@ -84,7 +84,7 @@ def _child_result(move: MoveRun) -> ChildResult:
     return ChildResult(
         run_id=move.run_id,
         status=move.status.value,
-        output=None if move.output is None else msgspec.Raw(move.output.encode()),
+        output=msgspec.Raw(b"null" if move.output is None else move.output.encode()),
         types=move.types,
         error=error,
     )

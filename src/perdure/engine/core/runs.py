@@ -345,7 +345,7 @@ def _suspend(move: MoveRun, outcome: Suspended, claim: Claim, now: int) -> None:
     move.otherwise = next_status(move.expected, RunEvent.YIELDED)
     move.open_waits = outcome.open_waits
     move.waits = outcome.waits
-    if outcome.open_waits > 1:
+    if outcome.open_waits > 1 and not outcome.waits_for_all:
         move.resume_at = now + _RESUME_FACTOR * outcome.replay_ms
 
 

@@ -38,8 +38,11 @@ class Matcher:
     async def step(self, now: int) -> int | None:
         """Compare what there is; returns `now` if there may be more."""
         new = await self._store.unchecked_waiters(MATCH_BATCH)
-        for waiter in new:
-            await self._look_back(waiter, now)
+        if new:
+            # First, and all of them: an earlier event counts before one that has just arrived.
+            await self._look_back(new, now)
+            if len(new) == MATCH_BATCH:
+                return now
         arrived = await self._store.matches(MATCH_BATCH)
         changes: list[Change] = []
         for match in arrived:
@@ -51,10 +54,26 @@ class Matcher:
             ]
             changes.append(FinishMatch(event_id=match.event.id))
         await settled([self._submit(change) for change in changes])
-        return now if len(new) == MATCH_BATCH or len(arrived) == MATCH_BATCH else None
+        return now if len(arrived) == MATCH_BATCH else None
 
-    async def _look_back(self, waiter: WaiterRow, now: int) -> None:
-        """Compare a waiter with what had arrived already. It is resolved by the earliest event."""
+    async def _look_back(self, waiters: list[WaiterRow], now: int) -> None:
+        """Compare waiters with what had arrived already. A task is resolved by the earliest event of any of its names."""
+        by_task: dict[tuple[str, str], list[WaiterRow]] = {}
+        for waiter in waiters:
+            by_task.setdefault((waiter.run_id, waiter.task_id), []).append(waiter)
+        if len(waiters) == MATCH_BATCH and len(by_task) > 1:
+            by_task.popitem()  # there may be more names of it; the next step has them all
+        changes: list[Change] = []
+        for (run_id, task_id), names in by_task.items():
+            found = [event for waiter in names if (event := await self._earliest(waiter)) is not None]
+            if found:
+                arrived = min(found, key=_arrival)
+                changes.append(resolution(names[0], arrived, now))
+            else:
+                changes.append(CheckWaiter(run_id=run_id, task_id=task_id))
+        await settled([self._submit(change) for change in changes])
+
+    async def _earliest(self, waiter: WaiterRow) -> EventRecord | None:
         after: str | None = None
         while True:
             page = await self._store.events_since(
@@ -62,12 +81,10 @@ class Matcher:
             )
             for event in page:
                 if is_awaited(waiter, event, *_decoded(event)):
-                    await self._submit(resolution(waiter, event, now))
-                    return
+                    return event
             if len(page) < LOOK_BACK_PAGE:
-                break
+                return None
             after = page[-1].id
-        await self._submit(CheckWaiter(run_id=waiter.run_id, task_id=waiter.task_id))
 
 
 def is_awaited(waiter: WaiterRow, event: EventRecord, payload: object, context: object) -> bool:
@@ -94,6 +111,11 @@ def resolution(waiter: WaiterRow, event: EventRecord, now: int) -> ResolveTask:
         queued=_QUEUED,
         output=msgspec.json.encode(event).decode(),
     )
+
+
+def _arrival(event: EventRecord) -> int:
+    """About when it arrived: nearly always to the millisecond, and only names of one wait are put in order by it."""
+    return event.delivered_at or event.deliver_at or event.timestamp
 
 
 def _decoded(event: EventRecord) -> tuple[object, object]:

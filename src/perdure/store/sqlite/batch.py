@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from perdure.engine.store import (
     Applied,
+    AwaitEvent,
     CancelEvent,
     Change,
     CheckWaiter,
@@ -87,6 +88,8 @@ def _apply_effects(db: Statements, effects: Iterable[Effect]) -> None:
         return
     if operations := by_kind.get(StartOperation):
         waiting.start_operations(db, [effect for _, effect in operations])
+    if awaits := by_kind.get(AwaitEvent):
+        waiting.insert_waiters(db, [(effect.run_id, effect.wait) for _, effect in awaits])
     for kinds, handler in _EFFECTS:
         concerned = [pair for kind in kinds if kind in by_kind for pair in by_kind[kind]]
         if concerned:
@@ -232,6 +235,7 @@ def _move_wave(db: Statements, moves: list[MoveRun]) -> None:
     revoked: list[str] = []
     waited: list[str] = []
     enqueued: list[str] = []
+    suspended: list[str] = []
     timed: list[str] = []
     ended: list[str] = []
     waits: list[tuple[str, EventWait]] = []
@@ -248,6 +252,7 @@ def _move_wave(db: Statements, moves: list[MoveRun]) -> None:
         elif after is RunStatus.QUEUED:
             enqueued.append(run_id)
         elif after is RunStatus.WAITING:
+            suspended.append(run_id)
             if move.wake_at is not None:
                 timed.append(run_id)
         elif after is RunStatus.EXECUTING:
@@ -263,6 +268,8 @@ def _move_wave(db: Statements, moves: list[MoveRun]) -> None:
     db.execute("move_runs", moves=encode([rows.move_row(move) for move in moves]))
     enter_ready(db, enqueued)
     db.execute_ids("enter_timers", timed)
+    if suspended and db.known.has_waits is not False:
+        waiting.delete_other_waiters(db, suspended, waits)
     waiting.insert_waiters(db, waits)
     if db.known.has_waits is not False:
         waiting.delete_waiting(db, runs=ended)

@@ -30,6 +30,12 @@ def insert_waiters(db: Statements, waits: Sequence[tuple[str, EventWait]]) -> No
     db.execute("insert_waiters", waiters=encode(list(waiters.values())))
 
 
+def delete_other_waiters(db: Statements, runs: Sequence[str], waits: Sequence[tuple[str, EventWait]]) -> None:
+    """Nothing waits for an event in these runs but `waits`: what waited before was over when they suspended."""
+    tasks = [(run_id, wait.task_id) for run_id, wait in waits]
+    db.execute("delete_other_waiters", ids=encode(list(runs)), tasks=encode(tasks))
+
+
 def check_waiters(db: Statements, changes: list[tuple[int, CheckWaiter]]) -> Found:
     if changes:
         db.execute("check_waiters", tasks=encode([(change.run_id, change.task_id) for _, change in changes]))

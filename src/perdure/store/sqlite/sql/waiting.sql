@@ -138,6 +138,15 @@ select
 -- name: delete_waiters_by_run
 delete from event_waiters where env = :env and run_id in (select value from json_each(:ids));
 
+-- name: delete_other_waiters
+-- Those of the runs :ids that aren't of :tasks ([[run_id, task_id], ...]).
+delete from event_waiters
+where
+    env = :env and run_id in (select value from json_each(:ids))
+    and (run_id, task_id) not in (
+        select json_extract(value, '$[0]'), json_extract(value, '$[1]') from json_each(:tasks)
+    );
+
 -- name: delete_operations_by_run
 delete from operations where env = :env and run_id in (select value from json_each(:ids));
 
