@@ -64,7 +64,7 @@ async def test_without_key_every_invoke_is_a_run(app):
     assert len({run.id for run in runs}) == 3
 
 
-async def test_invoke_inside_a_run_is_refused_with_the_way_out(app):
+async def test_invoke_inside_a_run_without_a_key_is_refused_with_the_way_out(app):
     child = define_job(app)
 
     async def parent(payload, io, ctx):
@@ -73,7 +73,7 @@ async def test_invoke_inside_a_run_is_refused_with_the_way_out(app):
     run = await app.run(parent)
 
     assert run.error.name == "UsageError"
-    assert "io.send_event" in run.error.message
+    assert "key=" in run.error.message
 
 
 def define_job(app, **options):

@@ -20,7 +20,6 @@ from perdure import (
     TaskError,
     TaskStatus,
     UsageError,
-    event_trigger,
     invoke_trigger,
 )
 
@@ -553,7 +552,7 @@ async def test_cancelling_the_parent_leaves_its_children_alone(app):
 def test_result_without_output_says_what_happened():
     result = RunResult(id="run_1", ok=False, status=RunStatus.CANCELLED)
 
-    with pytest.raises(RunFailedError, match="run_1.*Cancelled") as raised:
+    with pytest.raises(RunFailedError, match=r"run_1.*Cancelled") as raised:
         result.unwrap()
 
     assert isinstance(raised.value, PerdureError)

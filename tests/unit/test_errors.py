@@ -16,7 +16,7 @@ FACTS: dict[str, Any] = {
     "job_id": "j", "issues": [{"path": ["a", 0], "message": "wrong"}], "where": "output of 'k'", "path": "$.a", "problem": "is odd",
     "what": "the size", "size": 10, "limit": 5, "setting": "output_bytes_max", "kind": "run", "id": "run_1", "key": "k",
     "first": "a.py:1 in f", "second": "a.py:2 in f", "found": 3, "expected": 2, "owner": "pid 1", "error_name": "ValueError",
-    "error_message": "no", "error_types": ["ValueError"], "stack": "Traceback", "task_id": "task_1",
+    "error_message": "no", "error_types": ["ValueError"], "stack": "Traceback", "run_id": "run_1", "status": "Failed", "task_id": "task_1",
 }  # fmt: skip
 
 

@@ -59,7 +59,9 @@ async def invoke(
     """Start a run as a task. See Job.invoke."""
 
     async def start() -> Run:
-        return await job.client.invoke(job, payload, key=current_task().idempotency_key, **options)
+        return await cast("Any", job.client).invoke(
+            job, payload, key=current_task().idempotency_key, **options
+        )
 
     return await run_task(execution, site, key, start, (), invoke_options(job))
 
