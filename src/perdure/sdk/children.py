@@ -6,7 +6,7 @@ completes the task: neither can be without the other, whatever dies in between.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import msgspec
@@ -24,6 +24,7 @@ from .others import Plan, is_open, start_waiting
 from .perform import run_task
 from .results import RunResult
 from .retry import UNTIL_AVAILABLE
+from .run_options import run_options
 from .scope import current_task
 from .texts import check_text
 from .values import to_json
@@ -59,9 +60,7 @@ async def invoke(
     """Start a run as a task. See Job.invoke."""
 
     async def start() -> Run:
-        return await cast("Any", job.client).invoke(
-            job, payload, key=current_task().idempotency_key, **options
-        )
+        return await job.client.invoke(job, payload, key=current_task().idempotency_key, **options)
 
     return await run_task(execution, site, key, start, (), invoke_options(job))
 
@@ -102,7 +101,7 @@ class ChildPlan(Plan):
     def begin(self, execution: Execution, operation: Operation) -> Iterator[None]:
         record = operation.record
         if record.status is TaskStatus.PENDING:
-            call = _call(execution, self._job, self._payload, record, self._options)
+            call = _caller(execution, self._job, self._options)(record, self._payload)
             now = execution.clock.now()
             start_waiting(operation, now, None if self._timeout is None else now + self._timeout)
             execution.others.effects.append(call)
@@ -148,18 +147,18 @@ class BatchPlan(Plan):
         self._records = records = [
             self._open(execution, record, index) for index in range(len(self._payloads))
         ]
+        call = _caller(execution, self._job, self._options)
         missing = [
             (index, child) for index, child in enumerate(records) if child.status is TaskStatus.PENDING
         ]
         calls = [  # all of them before the first is made: one that can't be fails the batch as a whole
-            (child, _call(execution, self._job, self._payloads[index], child, self._options))
-            for index, child in missing
+            (child, call(child, self._payloads[index])) for index, child in missing
         ]
         for start in range(0, len(calls), BATCH_CHUNK):
-            for child, call in calls[start : start + BATCH_CHUNK]:
+            for child, effect in calls[start : start + BATCH_CHUNK]:
                 child.status = TaskStatus.WAITING
                 child.started_at = now
-                execution.others.effects.append(call)
+                execution.others.effects.append(effect)
                 execution.records.changed(child)
             yield
 
@@ -236,38 +235,36 @@ def _shown(job: Job[Any, Any], timeout: int | None) -> TaskOptions:
     return TaskOptions(icon="trigger", properties=properties)
 
 
-def _call(
-    execution: Execution, job: Job[Any, Any], payload: Any, record: TaskRecord, options: InvokeOptions
-) -> CallJob:
-    """What starts the run for the task `record`.
+def _caller(
+    execution: Execution, job: Job[Any, Any], given: InvokeOptions
+) -> Callable[[TaskRecord, Any], CallJob]:
+    """Makes what starts the run for a task, given its payload.
 
-    Raises:
+    Raises (both):
         SerializationError, LimitExceededError, InvalidPayloadError, UsageError: payload or options can't be.
     """
     limits, where = execution.settings.limits, f"job {job.id!r}"
-    text = to_json(payload, where=f"payload of {where}", limit=limits.payload_bytes_max)
-    job.trigger.schema.parse(text, job_id=job.id)
-    context, metadata = options.get("context"), options.get("metadata")
-    check_text(options.get("account_id"), f"{where}: account_id", limits.name_chars_max)
-    return CallJob(
-        task_id=record.id,
-        job_id=job.id,
-        key=record.idempotency_key,
-        payload=text,
-        context=None
-        if context is None
-        else to_json(
+    options: dict[str, Any] = dict(given)
+    account_id, context = options.pop("account_id", None), options.pop("context", None)
+    check_text(account_id, f"{where}: account_id", limits.name_chars_max)
+    shared: dict[str, Any] = {"job_id": job.id, "account_id": account_id}
+    if context is not None:
+        shared["context"] = to_json(
             context,
             where=f"context of {where}",
             limit=limits.context_bytes_max,
             setting="limits.context_bytes_max",
-        ),
-        account_id=options.get("account_id"),
-        tags=tuple(options.get("tags", ())),
-        metadata=None if metadata is None else to_json(metadata, where=f"metadata of {where}"),
-        priority=options.get("priority"),
-        concurrency_key=options.get("concurrency_key"),
-    )
+        )
+    if (wanted := run_options(where, limits, **options)) is not None:
+        shared |= msgspec.structs.asdict(wanted)
+    parse = job.trigger.schema.parse
+
+    def call(record: TaskRecord, payload: Any) -> CallJob:
+        text = to_json(payload, where=f"payload of {where}", limit=limits.payload_bytes_max)
+        parse(text, job_id=job.id)
+        return CallJob(task_id=record.id, key=record.idempotency_key, payload=text, **shared)
+
+    return call
 
 
 def _overdue(job: Job[Any, Any], timeout: int | None, runs: int) -> Exception:

@@ -128,6 +128,8 @@ class EventPlan(Plan):
             context=None if record.context is None else msgspec.json.decode(record.context),
             source=record.source,
             timestamp=to_datetime(record.timestamp),
+            account_id=record.account_id,
+            deliver_at=None if record.deliver_at is None else to_datetime(record.deliver_at),
             delivered_at=None if record.delivered_at is None else to_datetime(record.delivered_at),
             is_test=record.is_test,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, Unpack, overload
 
 from perdure.durations import to_ms
 from perdure.errors import UsageError
@@ -130,7 +130,7 @@ class Job(Generic[Payload, Output]):
         if scope is None:
             if key is not None and not isinstance(key, str):
                 raise UsageError(f"job {self.id!r}: outside a run, key is a string, not {key!r}")
-            return cast("Any", self.client).invoke(self, payload, key=key, **options)
+            return self.client.invoke(self, payload, key=key, **options)
         from .children import invoke
 
         if key is None:

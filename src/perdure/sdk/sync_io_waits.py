@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack
 
 from perdure.errors import PerdureError
 from perdure.schema.runs import Event, Run, TaskStatus
@@ -47,7 +47,7 @@ class SyncIOWaits:
 
         def start() -> Run:
             key = current_task().idempotency_key
-            return self._run.await_(cast("Any", self._client).invoke(job, payload, key=key, **options))
+            return self._run.await_(self._client.invoke(job, payload, key=key, **options))
 
         return self.run_task(key, start, **invoke_options(job))
 
