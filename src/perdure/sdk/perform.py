@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from contextvars import copy_context
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from perdure.errors import UsageError
 from perdure.schema.runs import TaskStatus
@@ -22,7 +22,7 @@ from .others import Plan, settle_other
 from .scope import Scope, current_scope
 from .steps import begin, complete, decide_retry, fail, first_due, settle
 from .turns import blocked, in_turn, leave_if_yielding, park, recorded, replay
-from .values import PLAIN, Codec, codec_for
+from .values import PLAIN, codec_for
 
 if TYPE_CHECKING:
     from .execution import Execution
