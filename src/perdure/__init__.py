@@ -23,6 +23,7 @@ from .errors import (
 from .limits import Limits as Limits
 from .schema.queues import Queue as Queue
 from .schema.reasons import Reason as Reason
+from .schema.registrations import Registration as Registration
 from .schema.retention import Pruned as Pruned, Retention as Retention
 from .schema.run_filter import BulkResult as BulkResult
 from .schema.runs import (
@@ -51,6 +52,7 @@ from .sdk.results import RunResult as RunResult
 from .sdk.retry import Retry as Retry
 from .sdk.scope import current_task as current_task
 from .sdk.sync_io import SyncIO as SyncIO
+from .sdk.triggers.dynamic_schedule import DynamicSchedule as DynamicSchedule
 from .sdk.triggers.event import event_trigger as event_trigger
 from .sdk.triggers.invoke import invoke_trigger as invoke_trigger
 from .sdk.triggers.schedule import (
@@ -71,6 +73,7 @@ __all__ = [
     "ConflictError",
     "Context",
     "DuplicateKeyError",
+    "DynamicSchedule",
     "ErrorInfo",
     "Event",
     "EventRun",
@@ -90,6 +93,7 @@ __all__ = [
     "Pruned",
     "Queue",
     "Reason",
+    "Registration",
     "Retention",
     "Retry",
     "Run",

@@ -17,13 +17,14 @@ from perdure.engine.engine import Engine
 from perdure.engine.loops.pruner import Ages
 from perdure.engine.reasons import why_not_running
 from perdure.engine.store import PutAccount, RunRow
-from perdure.engine.views import to_account, to_event, to_queue, to_run, to_status
+from perdure.engine.views import to_account, to_event, to_queue, to_registration, to_run, to_status
 from perdure.errors import UsageError
 from perdure.schema.effects import DeleteValue, SetValue, UpdateStatus
 from perdure.schema.execution import EventRecord
 from perdure.schema.options import RunOptions
 from perdure.schema.queues import Queue
 from perdure.schema.reasons import Reason, Unattended
+from perdure.schema.registrations import Registration
 from perdure.schema.retention import Pruned, Retention
 from perdure.schema.run_filter import BulkResult, RunFilter
 from perdure.schema.runs import Account, Event, Run, RunStatus
@@ -191,6 +192,29 @@ class EmbeddedPlatform:
     async def delete_value(self, scope: str, key: str) -> bool:
         return await state.delete_value(self._engine, DeleteValue(scope=scope, key=key))
 
+    async def register_schedule(
+        self,
+        id: str,
+        key: str,
+        schedule: str,
+        *,
+        metadata: str | None,
+        account_id: str | None,
+        catch_up: bool,
+    ) -> Registration:
+        schedules = self._engine.loops.schedules
+        row = await schedules.register(
+            id, key, schedule, metadata=metadata, account_id=account_id, catch_up=catch_up
+        )
+        return to_registration(row, decode=view)
+
+    async def unregister_schedule(self, id: str, key: str) -> bool:
+        return await self._engine.loops.schedules.unregister(id, key)
+
+    async def get_registrations(self, id: str) -> list[Registration]:
+        rows = await self._engine.loops.schedules.registrations(id)
+        return [to_registration(row, decode=view) for row in rows]
+
     async def _whole(self, row: RunRow) -> Run:
         engine = self._engine
         event = await engine.store.get_event(row.event_id)
@@ -211,6 +235,7 @@ def job_spec(job: Job[Any, Any]) -> JobSpec:
         context_filter=trigger.context_filter,
         schedule=None if trigger.schedule is None else msgspec.json.encode(trigger.schedule).decode(),
         catch_up=trigger.catch_up,
+        dispatchers=trigger.dispatchers,
         enabled=job.enabled,
         priority=job.priority,
         queue=slots.queue,

@@ -87,3 +87,16 @@ async def test_notifications():
     assert receipts == ["paid with mine"]
     assert len(alerts) == 1
     assert "card refused" in alerts[0]
+
+
+async def test_dynamic_schedules():
+    client = Client(id="docs")
+    names = example("Schedules", client=client)
+    async with client.embedded(":memory:"):
+        await names["customer_came"]("customer-7")
+        [registration] = await names["reports"].list()
+
+    assert (registration.key, registration.timezone) == ("customer-7", "Europe/Berlin")
+    assert registration.next_at is not None
+    assert registration.next_at.weekday() == 0
+    assert names["report"].trigger is names["reports"]

@@ -10,9 +10,11 @@ from datetime import datetime, timedelta
 from typing import Any, TypeAlias, cast
 
 from perdure.clock import to_datetime
-from perdure.engine.store import AccountRow, QueueRow, RunRow, StatusRow
+from perdure.engine.store import AccountRow, QueueRow, RunRow, ScheduleRow, StatusRow
+from perdure.schedules import Cron, parse_schedule
 from perdure.schema.execution import EventRecord, LogRecord, TaskRecord
 from perdure.schema.queues import Queue
+from perdure.schema.registrations import Registration
 from perdure.schema.runs import Account, Event, EventRun, Log, Run, Task, TaskStatus
 from perdure.schema.statuses import StatusRecord, StatusVersion
 
@@ -145,6 +147,23 @@ def to_account(row: AccountRow, *, decode: Decode) -> Account:
         id=row.id,
         metadata={} if row.metadata is None else decode(row.metadata, None),
         created_at=to_datetime(row.created_at),
+    )
+
+
+def to_registration(row: ScheduleRow, *, decode: Decode) -> Registration:
+    """A registration of a dynamic schedule."""
+    schedule = parse_schedule(row.schedule)
+    cron = schedule if isinstance(schedule, Cron) else None
+    return Registration(
+        key=row.key,
+        cron=None if cron is None else cron.expression,
+        timezone=None if cron is None else cron.timezone,
+        interval=None if isinstance(schedule, Cron) else timedelta(seconds=schedule.seconds),
+        metadata=_decoded(decode, row.metadata, None),
+        account_id=row.account_id,
+        catch_up=row.catch_up,
+        next_at=_moment(row.next_at),
+        last_at=_moment(row.last_at),
     )
 
 

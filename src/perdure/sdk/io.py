@@ -23,8 +23,11 @@ from .retry import UNTIL_AVAILABLE, Retry
 from .state_io import StateIO
 
 if TYPE_CHECKING:
+    from perdure.schema.registrations import Registration
+
     from .client import Client, EventOptions, EventToSend
     from .execution import Execution
+    from .triggers.dynamic_schedule import DynamicSchedule, RegistrationOptions
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -233,6 +236,22 @@ class IO(IOWaits, StateIO):
         """
         plan = poll_plan(key, url, options, self._execution.settings.limits)
         return perform.wait_for_others(self._execution, self._execution.called(), key, plan)
+
+    def register_schedule(
+        self, task_key: Key, schedule: DynamicSchedule, key: str, **options: Unpack[RegistrationOptions]
+    ) -> Coroutine[Any, Any, Registration]:
+        """`schedule.register(key, ...)` as the task `task_key`."""
+        request = schedule.registration(key, options)
+        execution = self._execution
+        return perform.run_task(execution, execution.called(), task_key, request.ask, (), request.options)
+
+    def unregister_schedule(
+        self, task_key: Key, schedule: DynamicSchedule, key: str
+    ) -> Coroutine[Any, Any, bool]:
+        """`schedule.unregister(key)` as the task `task_key`."""
+        request = schedule.unregistration(key)
+        execution = self._execution
+        return perform.run_task(execution, execution.called(), task_key, request.ask, (), request.options)
 
     async def try_(self, fn: Callable[[], Any], catch: Callable[[Exception], Any]) -> Any:
         """`fn()`, or `catch(error)` if it raises. Plain try/except does the same; this is for ported code."""

@@ -10,6 +10,7 @@ from perdure.schema.execution import EventRecord
 from perdure.schema.options import RunOptions
 from perdure.schema.queues import Queue
 from perdure.schema.reasons import Reason
+from perdure.schema.registrations import Registration
 from perdure.schema.retention import Pruned, Retention
 from perdure.schema.run_filter import BulkResult, RunFilter
 from perdure.schema.runs import Account, Event, Run, RunStatus
@@ -108,4 +109,28 @@ class Platform(Protocol):
 
     async def delete_value(self, scope: str, key: str) -> bool:
         """Forget a value; whether there was one."""
+        ...
+
+    # --- dynamic schedules -----------------------------------------------------------------------------------------------
+
+    async def register_schedule(
+        self,
+        id: str,
+        key: str,
+        schedule: str,
+        *,
+        metadata: str | None,
+        account_id: str | None,
+        catch_up: bool,
+    ) -> Registration:
+        """Have the jobs of the dynamic schedule `id` run by `schedule`, too; what was registered for `key` is replaced.
+
+        `schedule` and `metadata` are JSON.
+        """
+        ...
+
+    async def unregister_schedule(self, id: str, key: str) -> bool: ...
+
+    async def get_registrations(self, id: str) -> list[Registration]:
+        """Those that fire, by key."""
         ...

@@ -30,7 +30,10 @@ from .sync_run import SyncRun
 from .values import PLAIN, Decodes, codec_for
 
 if TYPE_CHECKING:
+    from perdure.schema.registrations import Registration
+
     from .client import Client, EventOptions, EventToSend
+    from .triggers.dynamic_schedule import DynamicSchedule, RegistrationOptions
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -303,3 +306,15 @@ class SyncIO(SyncIOWaits, SyncStateIO):
             return self._run.await_(self._client.cancel_event(id))
 
         return self.run_task(key, cancel, name="Cancel Event", params={"id": id}, retry=UNTIL_AVAILABLE)
+
+    def register_schedule(
+        self, task_key: Key, schedule: DynamicSchedule, key: str, **options: Unpack[RegistrationOptions]
+    ) -> Registration:
+        """As `IO.register_schedule`."""
+        request = schedule.registration(key, options)
+        return self._run_task(task_key, lambda: self._run.await_(request.ask()), (), request.options)
+
+    def unregister_schedule(self, task_key: Key, schedule: DynamicSchedule, key: str) -> bool:
+        """As `IO.unregister_schedule`."""
+        request = schedule.unregistration(key)
+        return self._run_task(task_key, lambda: self._run.await_(request.ask()), (), request.options)

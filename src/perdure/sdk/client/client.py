@@ -21,6 +21,7 @@ from perdure.sdk.triggers.trigger import Trigger
 from .events import ClientEvents
 from .notifications import ClientNotifications
 from .runs import ClientRuns
+from .schedules import ClientSchedules
 from .state import ClientState
 from .upkeep import ClientUpkeep
 
@@ -32,7 +33,7 @@ P = TypeVar("P")
 R = TypeVar("R")
 
 
-class Client(ClientEvents, ClientRuns, ClientState, ClientUpkeep, ClientNotifications):
+class Client(ClientEvents, ClientRuns, ClientSchedules, ClientState, ClientUpkeep, ClientNotifications):
     """An application's jobs, and its connection to the platform.
 
     Example:

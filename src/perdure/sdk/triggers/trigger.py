@@ -22,6 +22,7 @@ class Trigger(Generic[Payload]):
         context_filter: only events whose context matches do, in JSON form; None for any.
         schedule: whose ticks start the job; None if it has none.
         catch_up: whether ticks missed while nothing ran come one by one, rather than being skipped.
+        dispatchers: ids of dynamic schedules whose ticks start the job.
         schema: parses payloads.
         examples: valid payloads, for test pages and documentation.
     """
@@ -35,6 +36,7 @@ class Trigger(Generic[Payload]):
         context_filter: Filter | None = None,
         schedule: Schedule | None = None,
         catch_up: bool = False,
+        dispatchers: tuple[str, ...] = (),
         schema: Any = None,
         examples: Sequence[Example] = (),
         where: str,
@@ -49,6 +51,7 @@ class Trigger(Generic[Payload]):
         )
         self.schedule = schedule
         self.catch_up = catch_up
+        self.dispatchers = dispatchers
         self.schema = PayloadSchema(schema)
         self.examples = tuple(examples)
         self.schema.check_examples(self.examples, where=where)
