@@ -43,8 +43,10 @@ class IngestEvent(Struct, kw_only=True, gc=False):
     """Store an event and the runs it causes, unless an event with its id exists. Result: Ingested.
 
     An event whose `deliver_at` is later than `created_at` waits for `DeliverEvent`, without runs. One that is known,
-    undelivered and due no sooner than `edit_before` gets this one's payload, context and `deliver_at` (that of an event
-    to be delivered at once: `created_at`); any other known one is left as it is. The account it names is made as needed.
+    undelivered and due no sooner than `edit_before` gets this one's payload, context (unless they are null: Protocol,
+    dedupe) and `deliver_at` (if it has none: `created_at`); any other known one is left as it is. The account it names is
+    made as needed. An event whose name some task waits for is to be compared with those (see Match) and counts as
+    delivered.
     """
 
     event: EventRecord
@@ -93,7 +95,11 @@ class AwaitEvent(Struct, kw_only=True, gc=False):
 Effect: TypeAlias = (
     IngestEvent | StartOperation | AwaitEvent | UpdateStatus | SetValue | DeleteValue | AnnotateRun
 )
-"""What may be written together with a run's tasks; each is a change of its own, too (but StartOperation and AwaitEvent)."""
+"""What may be written together with a run's tasks; each is a change of its own, too (but StartOperation and AwaitEvent).
+
+Then their results are Applied, or Refused (without a run) if the run isn't there; DeleteValue's is Deleted. An operation
+is started for a task that is stored without completion or interruption, else for none.
+"""
 
 
 class RecordTasks(Struct, kw_only=True, gc=False):
@@ -113,12 +119,14 @@ class RecordTasks(Struct, kw_only=True, gc=False):
 
 
 class ResolveTask(Struct, kw_only=True, gc=False):
-    """Complete a task that waits for somebody else, and wake its run. Result: Applied, or Refused if it isn't open.
+    """Complete a task that waits for somebody else, and wake its run. Result: Applied; Refused (without a run) if it isn't open.
 
     Guard: the task is stored, without completion, `seq` or interruption, and its run hasn't ended. The row gets status,
     output, types, error and `completed_at` = `at`; it stays without `seq` until the run's code has seen it. The run's
     `wakes` is raised by one. If the run is in status `waiting`, `open_waits` falls by one; at 0, or if `resume_at` has
-    come, it moves to `queued` (as a MoveRun would: keys of ready as for any), else its timer is set to `resume_at` unless it is earlier.
+    come, it moves to `queued`: its place in the queue is that of `created_at`, `reason` and `error` are cleared. Else its
+    timer is set to `resume_at` unless it is earlier. A run that waits for its timer only (without `open_waits`: a back-off)
+    goes on waiting. Of several for one run in a batch, the first one's result tells what became of the run by all of them.
     What waited for this task (waiters of events, operations) is deleted, whether or not the guard holds. `tasks` are
     written below the task if it does (rows whose id exists are replaced).
     """
@@ -158,11 +166,11 @@ class MoveRun(Struct, kw_only=True, gc=False):
             With an empty list nothing is reset.
         reset_open: also delete rows CANCELED without an interruption (those `cancel_open` made).
         wakes_seen: if the run's `wakes` is another, somebody resolved a task that the execution hasn't seen: `otherwise`
-            is entered instead of `status`, without timer and waits. None: not compared.
+            is entered instead of `status`, without timer, waits and reason. None: not compared.
         otherwise: see `wakes_seen`.
         open_waits, resume_at: see RunRow; 0 and None unless WAITING.
         waits: events that tasks of the run wait for from now on, of a move to WAITING: no other task of it does any more.
-        resolve: the task of another run that waited for this one's end.
+        resolve: the task of another run that waited for this one's end: after all moves of the batch.
         revoke: of a run that was EXECUTING, keep the lease as revoked, until ReleaseLease: its slot isn't free yet.
 
     Tasks, logs and effects are written first, then `cancel_open`, `reset`, `reset_open` look at the result. A run that
@@ -202,7 +210,7 @@ class MoveRun(Struct, kw_only=True, gc=False):
 
 
 class DeleteRuns(Struct, kw_only=True):
-    """Delete ended runs with all that is theirs, and events none of whose runs is left. Result: Deleted.
+    """Delete ended runs with all that is theirs, and of their events those that DeleteEvents would. Result: Deleted.
 
     Guard, for each: its status is terminal (`completed_at` is set), no execution of it holds a slot any more, and its
     parent's status is terminal, if it has one.
@@ -212,7 +220,7 @@ class DeleteRuns(Struct, kw_only=True):
 
 
 class DeleteEvents(Struct, kw_only=True):
-    """Delete events that caused no runs, or none that are left, and aren't to be delivered any more. Result: Deleted."""
+    """Delete events that caused no runs, or none that are left, and aren't to be delivered or compared. Result: Deleted."""
 
     ids: list[str]
 
@@ -227,7 +235,7 @@ class Deleted(Struct):
 
 
 class RenewLeases(Struct, kw_only=True):
-    """Extend every lease that `owner` holds to `expires_at`. Result: Renewed."""
+    """Extend every lease that `owner` holds to `expires_at`, but for revoked ones: their end comes. Result: Renewed."""
 
     owner: str
     expires_at: int
@@ -244,9 +252,11 @@ class ClaimRuns(Struct, kw_only=True):
     """Hand at most `limit` queued runs to `owner`, fairly, within the limits. Result: Claimed.
 
     Queues of higher priority come first. Those of the same take turns, and within a queue its concurrency keys do: those
-    served longest ago first, each in turn one more run while there are any; within a key the highest priority first, then the longest queued. Nothing is claimed from
-    a paused queue, nor beyond the limits: at most `environment_limit` executions hold a slot in the environment,
-    `concurrency_limit` in a queue, `key_limit` under a key of it. (Slots are leases; they are counted, not stored.)
+    served longest ago first, each in turn one more run while there are any; within a key the highest priority first, then
+    the longest queued, then by id. Nothing is claimed from a paused queue, nor beyond the limits: at most
+    `environment_limit` executions hold a slot in the environment, `concurrency_limit` in a queue, `key_limit` under a key of
+    it. (Slots are leases; they are counted, not stored.) Less than `limit` is claimed only if nothing more may be. A queue
+    or key under which nothing waits may be forgotten; a key then comes after those of its queue that haven't had their turn.
 
     Each run moves from `expected` to `status` (QUEUED, EXECUTING), its execution number is raised by one and it gets a
     lease until `expires_at`; `started_at` is set the first time. Claims of concurrent callers are disjoint. Cost

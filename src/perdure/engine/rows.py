@@ -67,7 +67,7 @@ class LeaseRow(Struct, kw_only=True):
     """An execution that holds a slot.
 
     Attributes:
-        progressed: whether a task completion was recorded since it was claimed.
+        progressed: whether a task completion (a later `seq`) was recorded since it was claimed.
         running: keys of tasks recorded as RUNNING, latest started first (whom to name when a run is poisonous).
         is_revoked: its run was ended by somebody else, and it hasn't acknowledged that yet.
         run: of its run what `rescue` needs; `failures` and so on as stored.

@@ -6,16 +6,17 @@ doesn't hold does nothing and *returns* what is there instead, so that the engin
 store compares and writes, it never works out a status: those it may enter come with the change.
 
 Every change can be repeated after an unknown outcome (a lost COMMIT): it then finds its own rows. IngestEvent returns
-them as a duplicate. RecordTasks and MoveRun return Applied while what they wrote is in place as they wrote it, the run
-not having moved on since (or only by moves of the same batch); else Refused with what is there. ClaimRuns claims other
-runs: those of the lost claim come back when their lease has run out; WakeRuns wakes other ones. Others that are repeated may be Refused, which
-their callers take as done.
+them as a duplicate. RecordTasks returns Applied while what it wrote (something) is in place as it wrote it and no later
+execution has begun; MoveRun while the run is as the move left it, or moved on by repeats of the same batch only; else
+Refused with what is there. ClaimRuns claims other runs: those of the lost claim come back when their lease has run out;
+WakeRuns wakes others. Other changes that are repeated may be Refused, which their callers take as done.
 
 Within a batch, changes take effect kind by kind in this order: those of queues, schedules and accounts; IngestEvent,
 DeliverEvent, CancelEvent, TickSchedule; RecordTasks; ResolveTask; MoveRun; values, statuses and annotations;
-RepeatOperation, CheckWaiter, FinishMatch; deletions; RenewLeases, ReleaseLease, WakeRuns, ClaimRuns; inside a kind in the order given (several MoveRun of one run: the
-second sees what the first did). Callers whose changes are in one batch were concurrent, so any order is a legal
-history; this one needs fewest statements.
+RepeatOperation, CheckWaiter, FinishMatch; deletions; RenewLeases, ReleaseLease, WakeRuns, ClaimRuns; inside a kind in the
+order given (several MoveRun of one run: the second sees what the first did; the first moves of all runs come before the second of
+any). Tasks of RecordTasks are all written before effects are carried out. Callers whose changes are in one batch were
+concurrent, so any order is a legal history; this one needs fewest statements.
 
 A run is in exactly one place, by its status: QUEUED ↔ a row of the ready queue, EXECUTING ↔ a lease, WAITING ↔ a timer
 or waits for others; PENDING and terminal runs are in none. Time is always an argument. Every call is scoped by the
@@ -102,7 +103,7 @@ class Store(Protocol):
     async def get_event(self, event_id: str) -> EventRecord | None: ...
 
     async def get_tasks(self, run_id: str) -> list[TaskRecord]:
-        """Every task of a run by `position`, outputs included."""
+        """Every task of a run by `position`, then id, outputs included."""
         ...
 
     async def get_logs(self, run_id: str) -> list[LogRecord]:
@@ -140,7 +141,7 @@ class Store(Protocol):
     async def list_events(
         self, *, name: str | None = None, before: str | None = None, limit: int = 50
     ) -> list[EventRecord]:
-        """Newest first (by arrival), those after the event `before` in that order."""
+        """Newest first (by arrival: of a delayed one, when it is due), those after the event `before` in that order."""
         ...
 
     async def due_schedules(self, now: int, limit: int) -> list[ScheduleRow]:
@@ -196,7 +197,7 @@ class Store(Protocol):
     # --- state ----------------------------------------------------------------------------------------------------------
 
     async def get_statuses(self, run_id: str) -> list[StatusRow]:
-        """By creation."""
+        """By creation, then key."""
         ...
 
     async def get_value(self, scope: str, key: str) -> tuple[str, str | None] | None:
@@ -204,7 +205,7 @@ class Store(Protocol):
         ...
 
     async def list_queues(self) -> list[QueueRow]:
-        """By id."""
+        """By id; those that were never defined or paused only while something is in them, or for a while longer."""
         ...
 
     async def place_in_queue(self, run_id: str) -> QueuePlace | None:

@@ -26,7 +26,8 @@ class QueueTurn(Struct):
 def shares(queues: Sequence[QueueTurn], slots: int) -> dict[tuple[str, str], int]:
     """How many runs each lane (queue, key) may get of `slots`: round robin over queues, inside a queue over its lanes.
 
-    Queues and lanes come in the order of their turns; the first of them get what can't be divided.
+    Queues and lanes come in the order of their turns; the first of them get what can't be divided. The result is in the
+    order of their last turns: whoever comes last there was served last.
     """
     if len(queues) == 1 and len(queues[0].lanes) == 1:
         queue, lane = queues[0], queues[0].lanes[0]
@@ -42,6 +43,7 @@ def shares(queues: Sequence[QueueTurn], slots: int) -> dict[tuple[str, str], int
             lane = lanes.popleft()
             got = given.get((queue.id, lane.key), 0)
             if lane.free is None or got < lane.free:
+                given.pop((queue.id, lane.key), None)
                 given[queue.id, lane.key] = got + 1
                 slots -= 1
                 lanes.append(lane)

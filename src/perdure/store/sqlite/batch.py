@@ -310,21 +310,22 @@ def _runs_of(db: Statements, strays: Sequence[tuple[int, RecordTasks | MoveRun]]
 
 
 def _refuse(
-    strays: Sequence[tuple[int, RecordTasks | MoveRun]], runs: dict[str, RunRow], repeats: set[int]
+    strays: Sequence[tuple[int, RecordTasks | MoveRun]], runs: dict[str, RunRow], repeats: dict[int, Applied]
 ) -> Found:
-    return [(n, Applied() if n in repeats else Refused(run=runs.get(change.run_id))) for n, change in strays]
+    return [(n, repeats.get(n) or Refused(run=runs.get(change.run_id))) for n, change in strays]
 
 
-def _repeated_moves(moves: list[tuple[int, MoveRun]], runs: dict[str, RunRow]) -> set[int]:
+def _repeated_moves(moves: list[tuple[int, MoveRun]], runs: dict[str, RunRow]) -> dict[int, Applied]:
     """Moves that left a run exactly as it is now, and those which another of these then went on from."""
-    repeats: set[int] = set()
+    repeats: dict[int, Applied] = {}
     reached: dict[str, MoveRun] = {}  # the earliest repeat known of a run
     for n, move in reversed(moves):
         run, later = runs.get(move.run_id), reached.get(move.run_id)
-        if run is None or not (_is_result(run, move) if later is None else _is_before(move, later)):
-            continue
-        reached[move.run_id] = move
-        repeats.add(n)
+        for made in [move] if move.wakes_seen is None else [move, _overtaken(move)]:
+            if run is not None and (_is_result(run, made) or (later is not None and _is_before(made, later))):
+                reached[move.run_id] = made
+                repeats[n] = Applied(overtaken=made is not move)
+                break
     return repeats
 
 
@@ -356,7 +357,7 @@ def _is_before(move: MoveRun, later: MoveRun) -> bool:
 
 def _repeated_records(
     db: Statements, records: list[tuple[int, RecordTasks]], runs: dict[str, RunRow]
-) -> set[int]:
+) -> dict[int, Applied]:
     """Records whose tasks and logs are all stored as given, by the latest execution of their run."""
     candidates = [
         (n, change)
@@ -366,12 +367,12 @@ def _repeated_records(
         and (change.tasks or change.logs)
     ]
     if not candidates:
-        return set()
+        return {}
     ids = encode([change.run_id for _, change in candidates])
     tasks = {(run_id, task.id): task for run_id, task in fetch_tasks(db, ids)}
     logs = set(rows.decode_pairs(db.fetch("known_logs", ids=ids)))
     return {
-        n
+        n: Applied()
         for n, change in candidates
         if all(_is_stored(task, tasks.get((change.run_id, task.id))) for task in _latest(change.tasks))
         and all((change.run_id, log.id) in logs for log in change.logs)

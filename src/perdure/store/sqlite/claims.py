@@ -48,7 +48,7 @@ _decode_slots = msgspec.json.Decoder(list[tuple[str, str, int]]).decode
 
 
 def claim_runs(db: Statements, change: ClaimRuns) -> Claimed:
-    """See ClaimRuns. Each round deals what is left among the lanes that aren't known to be empty."""
+    """See ClaimRuns. Each round deals what is left among the lanes that aren't known to be empty, of one priority."""
     claims: list[Claim] = []
     left = change.limit
     while left > 0:
@@ -59,8 +59,7 @@ def claim_runs(db: Statements, change: ClaimRuns) -> Claimed:
         _take(db, change, picked)
         claims += picked
         left -= len(picked)
-        if not _mark(db, dealt, picked):
-            break
+        _mark(db, dealt, picked)
     _attach_tasks(db, change, claims)
     return Claimed(claims=claims)
 
@@ -149,8 +148,8 @@ def _take(db: Statements, change: ClaimRuns, claims: list[Claim]) -> None:
             db.known.lease_claimed(claim.run_id, claim.execution)
 
 
-def _mark(db: Statements, dealt: Sequence[_Share], picked: list[Claim]) -> bool:
-    """Note whose turn it was, and drop lanes that turned out to be empty. Whether there were such."""
+def _mark(db: Statements, dealt: Sequence[_Share], picked: list[Claim]) -> None:
+    """Note whose turn it was, and drop lanes that turned out to be empty."""
     got: dict[tuple[str, str], int] = {}
     for claim in picked:
         lane = (claim.queue, claim.queue_key)
@@ -160,10 +159,11 @@ def _mark(db: Statements, dealt: Sequence[_Share], picked: list[Claim]) -> bool:
         db.execute("drop_lanes", lanes=encode(empty))
     left = [lane for lane, _ in dealt if lane not in set(empty)]
     if left or len(dealt) > 1:  # a queue that was alone and is empty now has no turn to lose
-        db.execute("serve_queues", queues=encode(sorted({queue for (queue, _), _ in dealt})))
-    if left:
-        db.execute("serve_lanes", lanes=encode(left))
-    return bool(empty)
+        turns = {lane: n for n, (lane, _) in enumerate(dealt) if lane in got}
+        if lanes := [(*lane, turns[lane]) for lane in left]:
+            db.execute("serve_lanes", lanes=encode(lanes))
+        if queues := {queue: n for (queue, _), n in turns.items()}:
+            db.execute("serve_queues", queues=encode(queues))
 
 
 def _attach_tasks(db: Statements, change: ClaimRuns, claims: list[Claim]) -> None:

@@ -73,17 +73,20 @@ def cancel_events(db: Statements, changes: list[tuple[int, CancelEvent]]) -> Fou
     return found
 
 
-def record_matches(db: Statements, event_ids: Sequence[str]) -> None:
+def record_matches(db: Statements, event_ids: Sequence[str]) -> list[str]:
     """Have those of these events that have arrived, and have waiters of their name, compared with them (`Store.matches`).
 
-    To be called once the events are written. They then count as delivered, whether or not they caused runs.
+    To be called once the events are written. They then count as delivered, whether or not they caused runs. Returns
+    which they are.
     """
     if not event_ids:
-        return
+        return []
     awaited = db.fetch("awaited_events", ids=encode(list(event_ids)))
-    if decode_strings(awaited):
+    ids = decode_strings(awaited)
+    if ids:
         db.execute("insert_matches", ids=awaited)
         db.execute("deliver_matches", ids=awaited)
+    return ids
 
 
 def _due_events(db: Statements, ids: list[str]) -> tuple[dict[str, int | None], dict[str, EventRecord]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from perdure.engine.store import Ingested, IngestEvent, NewRun, RunRow
 from perdure.errors import InternalError
@@ -27,26 +28,43 @@ def ingest_events(db: Statements, ingests: list[tuple[int, IngestEvent]]) -> Fou
     for known, _ in _decode_known(found):
         del fresh[known]
     stored: dict[str, list[RunRow]] = {}
+    awaited: list[str] = []
     if fresh:
-        stored = _insert(db, [change for _, change in fresh.values()], bool(has_waiters))
+        awaited, stored = _insert(db, [change for _, change in fresh.values()], bool(has_waiters))
     first = {n for n, _ in fresh.values()}
     repeated = [change for n, change in ingests if n not in first]
     repeats = _repeats(db, repeated) if repeated else {}
+    delivered = {event_id: _delivered(fresh[event_id][1]) for event_id in awaited}
     return [
-        (n, Ingested(event=change.event, runs=stored.get(change.event.id, []), duplicate=False))
+        (
+            n,
+            Ingested(
+                event=delivered.get(change.event.id, change.event),
+                runs=stored.get(change.event.id, []),
+                duplicate=False,
+            ),
+        )
         if n in first
         else (n, repeats[change.event.id])
         for n, change in ingests
     ]
 
 
-def _insert(db: Statements, changes: list[IngestEvent], has_waiters: bool) -> dict[str, list[RunRow]]:
+def _delivered(change: IngestEvent) -> EventRecord:
+    """An event that somebody waits for, as it is stored."""
+    event = change.event
+    return event if event.delivered_at is not None else replace(event, delivered_at=change.created_at)
+
+
+def _insert(
+    db: Statements, changes: list[IngestEvent], has_waiters: bool
+) -> tuple[list[str], dict[str, list[RunRow]]]:
+    """Which of the events somebody waits for; the runs of each."""
     db.execute("insert_events", events=encode([rows.event_row(c.event, c.created_at) for c in changes]))
     if accounts := {c.event.account_id: c.created_at for c in changes if c.event.account_id is not None}:
         db.execute("insert_accounts", accounts=encode(list(accounts.items())))
-    if has_waiters:
-        record_matches(db, [c.event.id for c in changes])
-    return insert_runs(db, [(run, c.event) for c in changes for run in c.runs])
+    awaited = record_matches(db, [c.event.id for c in changes]) if has_waiters else []
+    return awaited, insert_runs(db, [(run, c.event) for c in changes for run in c.runs])
 
 
 def insert_runs(db: Statements, runs: Sequence[tuple[NewRun, EventRecord]]) -> dict[str, list[RunRow]]:

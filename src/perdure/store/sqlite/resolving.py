@@ -66,7 +66,7 @@ def _wake(db: Statements, resolved: list[tuple[_Open, ResolveTask]]) -> dict[str
     queued: RunStatus | None = None
     for run_id, (row, change) in latest.items():
         left, wake_at = row.open_waits, row.wake_at
-        if row.status is change.waiting:
+        if row.status is change.waiting and (row.open_waits or wake_at is None):
             left = max(0, left - counts[run_id])
             if left == 0 or (row.resume_at is not None and row.resume_at <= change.at):
                 woken.append(run_id)

@@ -25,6 +25,7 @@ from .state import (
     ValueContract,
 )
 from .tasks import MoveContract, RecordContract
+from .together import TogetherContract, TurnContract
 from .waiting import OperationContract, WaiterContract
 
 
@@ -47,6 +48,8 @@ class StoreContract(
     ScheduleContract,
     WaiterContract,
     OperationContract,
+    TurnContract,
+    TogetherContract,
     RetentionContract,
     DatabaseContract,
     RepeatContract,

@@ -147,19 +147,24 @@ delete from lanes where env = :env and (queue, queue_key) in (
     select json_extract(value, '$[0]'), json_extract(value, '$[1]') from json_each(:lanes)
 );
 
+-- name: serve_lanes
+-- :lanes: [[queue, key, n], ...] had their turns in the order of n. To be called before serve_queues.
+with batch as materialized (
+    select
+        json_extract(value, '$[0]') as queue, json_extract(value, '$[1]') as queue_key,
+        json_extract(value, '$[2]') + (select coalesce(max(served), 0) + 1 from queues where env = :env) as served
+    from json_each(:lanes)
+)
+update lanes set served = batch.served
+from batch
+where lanes.env = :env and lanes.queue = batch.queue and lanes.queue_key = batch.queue_key;
+
 -- name: serve_queues
--- The :queues (JSON list of ids) had their turn.
+-- The :queues ({id: n}) had their last turns in the order of n.
 insert into queues (env, id, served)
-select :env, value, (select coalesce(max(served), 0) + 1 from queues where env = :env) from json_each(:queues)
+select :env, key, value + (select coalesce(max(served), 0) + 1 from queues where env = :env) from json_each(:queues)
 where true
 on conflict (env, id) do update set served = excluded.served;
-
--- name: serve_lanes
--- :lanes: [[queue, key], ...]; their queues have been served.
-update lanes set served = (select served from queues where queues.env = lanes.env and queues.id = lanes.queue)
-where env = :env and (queue, queue_key) in (
-    select json_extract(value, '$[0]'), json_extract(value, '$[1]') from json_each(:lanes)
-);
 
 -- name: pick_from_lane
 -- A term of pick_runs: the first :lane_share of a lane; :env is bound with the whole.
@@ -210,9 +215,9 @@ from json_each(:renewals) as renewal
 where leases.env = :env and leases.owner = renewal.key and leases.is_revoked = 0;
 
 -- name: count_leases
--- {owner: number of leases} as JSON.
+-- {owner: number of leases that can be renewed} as JSON.
 select json_group_object(owner, leases) from (
-    select owner, count(*) as leases from leases where env = :env group by owner
+    select owner, count(*) as leases from leases where env = :env and is_revoked = 0 group by owner
 );
 
 -- name: get_run
