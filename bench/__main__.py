@@ -19,6 +19,7 @@ from . import (
     w4_latency,
     w5_waiting,
     w6_kill,
+    w7_children,
     w8_history,
     w9_fairness,
 )
@@ -33,6 +34,7 @@ WORKLOADS = {
         w4_latency,
         w5_waiting,
         w6_kill,
+        w7_children,
         w8_history,
         w9_fairness,
     )
