@@ -321,19 +321,27 @@ async def test_cancelling_unwinds_the_code(app, moment):
     assert app.done == ["unwound"]
 
 
-@pytest.mark.parametrize("end", ["completes", "fails"])
+@pytest.mark.parametrize("end", ["completes", "fails", "waits"])
 async def test_execution_that_has_ended_leaves_nothing_for_the_garbage_collector(app, end):
     async def job(payload, io, ctx):
         await asyncio.gather(io.run_task("one", returns_one), io.run_task("two", returns_one))
         if end == "fails":
             raise ValueError("on purpose")
         app.done.append(ctx.run.execution)
+        if end == "waits":
+            await io.wait("long", timedelta(days=1))
 
     gc.collect()
     gc.disable()
     gc.set_debug(gc.DEBUG_SAVEALL)
     try:
-        await app.run(job)
+        if end == "waits":
+            app.define(job)
+            async with app.embedded():
+                await app.start("job")
+                await asyncio.sleep(2)
+        else:
+            await app.run(job)
         await asyncio.sleep(1)
         gc.collect()
         left = [
@@ -346,7 +354,7 @@ async def test_execution_that_has_ended_leaves_nothing_for_the_garbage_collector
         gc.garbage.clear()
         gc.enable()
 
-    assert app.done == ([1] if end == "completes" else [])
+    assert app.done == ([] if end == "fails" else [1])
     assert left == []
 
 

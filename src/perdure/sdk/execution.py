@@ -475,9 +475,9 @@ class Execution:
             self._ending = self.loop.create_task(self._unwind_and_finish(live), context=Context())
 
     async def _unwind_and_finish(self, live: list[Branch]) -> None:
-        signal, limit = Signal(self.ending_reason), self.settings.unwind_limit
-        stuck = await unwinding.unwind(live, signal, limit)
-        if self._sync_run is not None and not await self._sync_run.unwind(signal, limit):
+        reason, limit = self.ending_reason, self.settings.unwind_limit
+        stuck = await unwinding.unwind(live, reason, limit)
+        if self._sync_run is not None and not await self._sync_run.unwind(Signal(reason), limit):
             stuck.append("its thread")
         for what in stuck:
             notices.abandoned(self.claim, limit, what)

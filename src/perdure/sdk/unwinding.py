@@ -5,29 +5,47 @@ from __future__ import annotations
 import asyncio
 from contextvars import Context
 from pathlib import Path
+from traceback import clear_frames
 from typing import Any
 
 from .branches import Branch, OperationFuture
 from .signals import Signal
 
+_CONTEXTS_MAX = 10  # errors raised while another was handled
+
 _NOT_USER_CODE = (str(Path(__file__).parent), str(Path(asyncio.__file__).parent))
 
 
-async def unwind(live: list[Branch], signal: Signal, limit: float) -> list[str]:
-    """Raise `signal` in branches that wait in an io call and cancel the others; where those are that stay, after `limit`."""
+async def unwind(live: list[Branch], reason: str, limit: float) -> list[str]:
+    """Raise the Signal in branches that wait in an io call and cancel the others; where those are that stay, after `limit`."""
     if not live:
         return []
     for branch in live:
         waiter = getattr(branch.task, "_fut_waiter", None)
         if isinstance(waiter, OperationFuture) and not waiter.done():
-            waiter.set_exception(signal)
+            waiter.set_exception(Signal(reason))
         else:
             branch.task.cancel()
     done, stuck = await asyncio.wait([branch.task for branch in live], timeout=limit)
     for task in done:
-        if not task.cancelled():
-            task.exception()  # what unwound user code raises is discarded
+        error = None if task.cancelled() else task.exception()  # what unwound user code raises is discarded
+        if not stuck:
+            _let_go(error)
     return [where_waiting(task) for task in stuck]
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Empty the frames that Signals came through.
+
+    A task keeps the traceback of what it ended with, and the frames in it lead back to the task: a circle of 60 objects for
+    each run that is put down, which only the garbage collector would find.
+    """
+    seen = 0
+    while error is not None and seen < _CONTEXTS_MAX:
+        if isinstance(error, Signal):
+            clear_frames(error.__traceback__)
+        error = error.__context__
+        seen += 1
 
 
 async def dismiss(branches: list[Branch], enough: asyncio.Event, limit: float) -> None:
