@@ -453,6 +453,16 @@ async def test_mistake_in_an_option_fails_the_run_and_says_where(app, server):
     assert "io.background_fetch('get')" in run.error.message
 
 
+async def test_unknown_option_is_refused(app, server):
+    async def job(payload, io, ctx):
+        await io.background_fetch("get", URL, retries=3)
+
+    run = await app.run(job, http=server)
+
+    assert run.error.name == "UsageError"
+    assert "'retries'" in run.error.message
+
+
 async def test_duplicate_key_is_refused(app, server):
     server.answer("/things", says(1))
 
@@ -828,6 +838,67 @@ async def test_crash_at_any_commit_loses_nothing(app, server):
         raise AssertionError("the run did not end")
 
     assert run.output in (("busy", {"x": 1}), ({"x": 1}, {"x": 1}))
+
+
+# --- sync runs -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("force_replay", [False, True])
+async def test_sync_run(app, server, force_replay):
+    server.answer("/things", says({"id": 7}), says({"id": 8}), says({"id": 0}), says({"id": 9}))
+    server.delay = 30
+
+    def job(payload, io, ctx):
+        plain = io.background_fetch("get", URL, output=Thing)
+        whole = io.background_fetch_response("whole", URL, output=Thing)
+        found = io.background_poll("poll", URL, response_filter={"body": {"id": [9]}})
+        return plain.id, whole.status, whole.data.id, found
+
+    run = await app.run(job, http=server, force_replay=force_replay)
+
+    assert run.output == (7, 200, 8, {"id": 9})
+    assert len(server.requests) == 4
+
+
+async def test_sync_run_catches_what_fails(app, server):
+    server.answer("/things", says({"message": "no"}, 404))
+
+    def job(payload, io, ctx):
+        try:
+            io.background_fetch("get", URL)
+        except TaskError as error:
+            io.wait("pause", 60)
+            return error.error_name
+
+    assert (await app.run(job, http=server)).output == "FetchStatusError"
+
+
+async def test_sync_branches_wait_side_by_side(app, server):
+    server.answer("/things", says(1))
+    server.delay = 60
+
+    def job(payload, io, ctx):
+        return io.parallel("all", range(5), lambda item, _: io.background_fetch(["get", item], URL) + item)
+
+    assert (await app.run(job, http=server)).output == [1, 2, 3, 4, 5]
+    assert len(server.requests) == 5
+    assert server.most == 5
+
+
+async def test_sync_run_survives_a_crash(app, server):
+    server.answer("/things", says("answer"))
+    server.delay = 50
+
+    def job(payload, io, ctx):
+        return io.background_fetch("get", URL)
+
+    app.define(job)
+    async with app.embedded(http=server) as process:
+        started = await app.start("job")
+        await app.reached(lambda: server.under_way)
+        await process.crash()
+    async with app.embedded(http=server):
+        assert (await app.end_of(started)).output == "answer"
 
 
 # --- secrets -----------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import msgspec
 from msgspec import Raw, Struct
 
-from perdure.errors import LimitExceededError
+from perdure.errors import LimitExceededError, UsageError
 from perdure.limits import Limits
 from perdure.schema.effects import StartOperation
 from perdure.schema.operations import FetchOperation, stored_json
@@ -155,16 +155,28 @@ def fetch_plan(
     key: Key, url: str, options: FetchOptions, limits: Limits, *, whole_response: bool = False
 ) -> FetchPlan:
     """For `io.background_fetch`, or `io.background_fetch_response`. Raises UsageError and LimitExceededError."""
-    call = "background_fetch_response" if whole_response else "background_fetch"
-    rest: dict[str, Any] = {**options}
-    output, name = rest.pop("output", None), rest.pop("name", None)
-    operation = fetch_operation(url, **rest, whole_response=whole_response, where=f"io.{call}({key!r})")
+    where = f"io.{'background_fetch_response' if whole_response else 'background_fetch'}({key!r})"
+    output, name, rest = _divided(options, FetchOptions, where)
+    operation = fetch_operation(url, **rest, whole_response=whole_response, where=where)
     return FetchPlan(key, operation, output=output, name=name, limits=limits)
 
 
 def poll_plan(key: Key, url: str, options: PollOptions, limits: Limits) -> FetchPlan:
     """For `io.background_poll`. Raises UsageError and LimitExceededError."""
-    rest: dict[str, Any] = {**options}
-    output, name = rest.pop("output", None), rest.pop("name", None)
-    operation = poll_operation(url, **rest, where=f"io.background_poll({key!r})")
+    where = f"io.background_poll({key!r})"
+    output, name, rest = _divided(options, PollOptions, where)
+    operation = poll_operation(url, **rest, where=where)
     return FetchPlan(key, operation, output=output, name=name, limits=limits)
+
+
+def _divided(
+    options: Mapping[str, Any], kind: type[Any], where: str
+) -> tuple[Any, str | None, dict[str, Any]]:
+    """`output`, `name`, and the options that describe the request."""
+    if unknown := options.keys() - kind.__annotations__.keys():
+        raise UsageError(
+            f"{where}: there is no option {', '.join(map(repr, sorted(unknown)))}; there are "
+            f"{', '.join(kind.__annotations__)}"
+        )
+    rest = {**options}
+    return rest.pop("output", None), rest.pop("name", None), rest

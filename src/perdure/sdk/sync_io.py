@@ -15,6 +15,7 @@ from perdure.errors import NotFoundError, PerdureError, UsageError
 from perdure.schema.runs import Event, TaskStatus
 
 from . import steps
+from .background import FetchOptions, FetchResponse, PollOptions, fetch_plan, poll_plan
 from .call_sites import CallSite, call_site
 from .failures import changed_kind, not_interrupted
 from .functions import facts_of, merge_options
@@ -306,6 +307,19 @@ class SyncIO(SyncIOWaits, SyncStateIO):
             return self._run.await_(self._client.cancel_event(id))
 
         return self.run_task(key, cancel, name="Cancel Event", params={"id": id}, retry=UNTIL_AVAILABLE)
+
+    def background_fetch(self, key: Key, url: str, **options: Unpack[FetchOptions]) -> Any:
+        """As `IO.background_fetch`."""
+        return self._wait_for_others(key, fetch_plan(key, url, options, self._execution.settings.limits))
+
+    def background_fetch_response(self, key: Key, url: str, **options: Unpack[FetchOptions]) -> FetchResponse:
+        """As `IO.background_fetch_response`."""
+        limits = self._execution.settings.limits
+        return self._wait_for_others(key, fetch_plan(key, url, options, limits, whole_response=True))
+
+    def background_poll(self, key: Key, url: str, **options: Unpack[PollOptions]) -> Any:
+        """As `IO.background_poll`."""
+        return self._wait_for_others(key, poll_plan(key, url, options, self._execution.settings.limits))
 
     def register_schedule(
         self, task_key: Key, schedule: DynamicSchedule, key: str, **options: Unpack[RegistrationOptions]
