@@ -44,6 +44,7 @@ from .sdk.concurrency import ConcurrencyLimit as ConcurrencyLimit
 from .sdk.context import Context as Context
 from .sdk.fetch import Backoff as Backoff, FromHeaders as FromHeaders, redact_string as redact_string
 from .sdk.functions import task as task
+from .sdk.integrations import Auth as Auth, Integration as Integration
 from .sdk.io import IO as IO
 from .sdk.jobs import Job as Job
 from .sdk.notifications import RunNotification as RunNotification
@@ -65,6 +66,7 @@ from .sdk.triggers.trigger import Trigger as Trigger
 __all__ = [
     "IO",
     "Account",
+    "Auth",
     "Backoff",
     "BulkResult",
     "Client",
@@ -81,6 +83,7 @@ __all__ = [
     "Example",
     "FetchResponse",
     "FromHeaders",
+    "Integration",
     "InternalError",
     "InvalidPayloadError",
     "Job",

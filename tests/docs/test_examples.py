@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, ClassVar
 
-from perdure import Client, RunNotification, RunStatus
+from perdure import Auth, Client, Integration, RunNotification, RunStatus
 from perdure.engine.core.fetching import HttpRequest, HttpResponse
 
 REFERENCE = (Path(__file__).parents[2] / "docs" / "reference.md").read_text()
@@ -100,3 +100,23 @@ async def test_dynamic_schedules():
     assert registration.next_at is not None
     assert registration.next_at.weekday() == 0
     assert names["report"].trigger is names["reports"]
+
+
+async def test_integrations():
+    client, posted = Client(id="docs"), []
+
+    async def find_token(account: str) -> str:
+        return f"token of {account}"
+
+    def post(token: str, text: str) -> None:
+        posted.append((token, text))
+
+    example(
+        "Integrations", client=client, Auth=Auth, Integration=Integration, find_token=find_token, post=post
+    )
+    async with client.embedded(":memory:"):
+        started = await client.invoke("greet", "Ada", account_id="user_1")
+        run = await client.wait_for_run(started.id)
+
+    assert run.status is RunStatus.COMPLETED
+    assert posted == [("token of user_1", "Hello Ada")]

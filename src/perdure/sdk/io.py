@@ -15,6 +15,7 @@ from perdure.schema.runs import Event
 from . import perform
 from .background import FetchOptions, FetchResponse, PollOptions, fetch_plan, poll_plan
 from .deadlines import DurableTimeout
+from .integrations.integration import IntegrationIO
 from .io_waits import IOWaits
 from .keys import Key
 from .logger import Logger
@@ -34,18 +35,19 @@ Ts = TypeVarTuple("Ts")
 Item = TypeVar("Item")
 
 
-class IO(IOWaits, StateIO):
+class IO(IOWaits, StateIO, IntegrationIO):
     """The durable operations of an async run. Await each; they work under `asyncio.gather`, in task groups and nested.
 
     A *key* names a task within its parent (the run, or the task whose body is running): a string, or a list of JSON
     parts such as `["fetch", page.id]`. Whatever has completed under a key is not run again, in any later execution.
     """
 
-    __slots__ = ("_client", "_execution", "_logger")
+    __slots__ = ("_client", "_execution", "_integrations", "_logger")
 
     def __init__(self, execution: Execution, client: Client) -> None:
         self._execution = execution
         self._client = client
+        self._integrations: dict[str, Any] | None = None
         self._logger: Logger | None = None
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, Unpack, overload
 
 from perdure.durations import to_ms
@@ -12,6 +12,7 @@ from perdure.errors import UsageError
 from perdure.schema.runs import Run
 
 from .concurrency import ConcurrencyKey, ConcurrencyLimit, slots
+from .integrations.integration import Integration, checked_integrations
 from .keys import Key
 from .logger import LEVELS
 from .operation import Duration
@@ -55,6 +56,7 @@ class Job(Generic[Payload, Output]):
         is_async: whether it is `async def`; a plain `def` runs in a thread.
         max_duration_ms: time a run may execute in all, waits excluded; None for no limit.
         retry: when an uncaught error gives the run another execution, its completed tasks kept.
+        integrations: services that its runs use, by their names in `io`.
         on_success, on_failure: called with a RunNotification when one of its runs has completed, or ended otherwise.
         is_internal: it is perdure's own.
     """
@@ -76,6 +78,7 @@ class Job(Generic[Payload, Output]):
         concurrency_key: ConcurrencyKey | None = None,
         max_duration: Duration | None = None,
         retry: Retry | None = None,
+        integrations: Mapping[str, Integration] | None = None,
         on_success: NotificationHandler | None = None,
         on_failure: NotificationHandler | None = None,
         log_level: str | None = None,
@@ -102,6 +105,7 @@ class Job(Generic[Payload, Output]):
         self.concurrency_key = concurrency_key
         self.max_duration_ms = None if max_duration is None else to_ms(max_duration, f"{where}: max_duration")
         self.retry = retry
+        self.integrations = checked_integrations(integrations, where)
         self.on_success = on_success
         self.on_failure = on_failure
         self.log_level = level

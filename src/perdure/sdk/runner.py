@@ -18,6 +18,7 @@ from .branches import BranchWatch
 from .context import EnvironmentContext, context_of
 from .execution import Execution
 from .failures import describe_error
+from .integrations.auth import run_sync_with_integrations, run_with_integrations
 from .io import IO
 from .journal import Journal, Source
 from .scope import Scope, current_scope
@@ -131,11 +132,17 @@ class Runner:
         inside.run(current_scope.set, root)
         if job.is_async:
             io = IO(execution, self._client)
-            execution.start(partial(job.fn, payload, io, context), inside, root)
+            main = partial(job.fn, payload, io, context)
+            if job.integrations:
+                main = partial(run_with_integrations, execution, payload, io, context)
+            execution.start(main, inside, root)
         else:
             run = SyncRun(execution, self._sync_runs)
             sync_io = SyncIO(run, self._client)
-            run.start(partial(job.fn, payload, sync_io, context), inside)
+            main = partial(job.fn, payload, sync_io, context)
+            if job.integrations:
+                main = partial(run_sync_with_integrations, execution, run, payload, sync_io, context)
+            run.start(main, inside)
 
     def _give_up(self, claim: Claim, journal: Journal, error: Exception) -> None:
         execution = self._executions.get((claim.run_id, claim.execution))

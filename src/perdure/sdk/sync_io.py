@@ -19,6 +19,7 @@ from .background import FetchOptions, FetchResponse, PollOptions, fetch_plan, po
 from .call_sites import CallSite, call_site
 from .failures import changed_kind, not_interrupted
 from .functions import facts_of, merge_options
+from .integrations.integration import IntegrationIO
 from .io import make_random, make_uuid, with_task_ids
 from .keys import Key
 from .logger import Logger
@@ -41,13 +42,14 @@ Ts = TypeVarTuple("Ts")
 Item = TypeVar("Item")
 
 
-class SyncIO(SyncIOWaits, SyncStateIO):
+class SyncIO(SyncIOWaits, SyncStateIO, IntegrationIO):
     """The durable operations of a sync run: as `IO`, without `await`. `timeout` is for async runs only."""
 
     def __init__(self, run: SyncRun, client: Client) -> None:
         self._run = run
         self._execution = run.execution
         self._client = client
+        self._integrations: dict[str, Any] | None = None
         self.logger = Logger(run.execution)
 
     @property

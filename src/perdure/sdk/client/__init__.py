@@ -1,5 +1,6 @@
 """`Client`, in parts by what they are about: events, runs, upkeep, and in client.py jobs and connecting."""
 
+from .auth import ClientAuth as ClientAuth
 from .client import Client as Client
 from .events import ClientEvents as ClientEvents, EventOptions as EventOptions, EventToSend as EventToSend
 from .notifications import ClientNotifications as ClientNotifications

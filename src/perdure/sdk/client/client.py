@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from perdure.errors import ConflictError, UsageError
 from perdure.limits import DEFAULT_LIMITS, Limits
 from perdure.sdk.concurrency import ConcurrencyKey, ConcurrencyLimit, check_limit
+from perdure.sdk.integrations import Integration
 from perdure.sdk.jobs import Job, JobDecorator
 from perdure.sdk.logger import LEVELS
 from perdure.sdk.notifications import INTERNAL, NotificationHandler
@@ -18,6 +19,7 @@ from perdure.sdk.texts import check_text
 from perdure.sdk.triggers.invoke import invoke_trigger
 from perdure.sdk.triggers.trigger import Trigger
 
+from .auth import ClientAuth
 from .events import ClientEvents
 from .notifications import ClientNotifications
 from .runs import ClientRuns
@@ -33,7 +35,9 @@ P = TypeVar("P")
 R = TypeVar("R")
 
 
-class Client(ClientEvents, ClientRuns, ClientSchedules, ClientState, ClientUpkeep, ClientNotifications):
+class Client(
+    ClientEvents, ClientRuns, ClientSchedules, ClientState, ClientUpkeep, ClientNotifications, ClientAuth
+):
     """An application's jobs, and its connection to the platform.
 
     Example:
@@ -86,6 +90,7 @@ class Client(ClientEvents, ClientRuns, ClientSchedules, ClientState, ClientUpkee
         concurrency_key: ConcurrencyKey | None = None,
         max_duration: Duration | None = None,
         retry: Retry | None = None,
+        integrations: Mapping[str, Integration] | None = None,
         on_success: NotificationHandler | None = None,
         on_failure: NotificationHandler | None = None,
         log_level: str | None = None,
@@ -105,6 +110,7 @@ class Client(ClientEvents, ClientRuns, ClientSchedules, ClientState, ClientUpkee
                 path into the payload ("user.id"), or a function of the payload. Keys take turns.
             max_duration: time a run may execute in all, waits excluded, timedelta or seconds; then it is Timed out.
             retry: an uncaught error gives the run another execution, its completed tasks kept, the failed ones reset.
+            integrations: services that its runs use: {"slack": slack} makes `io.slack`.
             on_success: `handler(notification)`, sync or async, called with a `RunNotification` after one of its runs has
                 completed: at least once, and again if it raises.
             on_failure: the same after one of its runs has ended in any other way, cancelled included.
@@ -124,6 +130,7 @@ class Client(ClientEvents, ClientRuns, ClientSchedules, ClientState, ClientUpkee
                 concurrency_key=concurrency_key,
                 max_duration=max_duration,
                 retry=retry,
+                integrations=integrations,
                 on_success=on_success,
                 on_failure=on_failure,
                 log_level=log_level,
@@ -145,6 +152,7 @@ class Client(ClientEvents, ClientRuns, ClientSchedules, ClientState, ClientUpkee
         concurrency_key: ConcurrencyKey | None = None,
         max_duration: Duration | None = None,
         retry: Retry | None = None,
+        integrations: Mapping[str, Integration] | None = None,
         on_success: NotificationHandler | None = None,
         on_failure: NotificationHandler | None = None,
         log_level: str | None = None,
@@ -181,6 +189,7 @@ class Client(ClientEvents, ClientRuns, ClientSchedules, ClientState, ClientUpkee
             concurrency_key=concurrency_key,
             max_duration=max_duration,
             retry=retry,
+            integrations=integrations,
             on_success=on_success,
             on_failure=on_failure,
             log_level=log_level,
