@@ -78,8 +78,8 @@ class Operator:
         if len(self._calls) >= CALLS_MAX:
             return None  # the end of one is an occasion to look
         self._settled.clear()
-        # Those under way are among the due ones.
-        due = await self._store.due_operations(now, 2 * CALLS_MAX)
+        # Those under way may be among them; there is room for all the others.
+        due = await self._store.due_operations(now, CALLS_MAX)
         is_stale = False
         for row in due:
             key = (row.run_id, row.task_id)
