@@ -235,6 +235,7 @@ def brief(value: Any) -> str:
     return f"{type(value).__name__}({', '.join(given)})"
 
 
+@pytest.mark.timeout(100 + 3 * SEEDS)
 async def test_store_answers_as_its_port_says() -> None:
     seen: Counter[tuple[str, str]] = Counter()
 

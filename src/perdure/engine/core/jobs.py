@@ -80,10 +80,12 @@ class Registry:
             for name in dict.fromkeys(job.event_names):
                 self._by_event.setdefault(name, []).append(job)
 
-    def runs_of(self, event: EventRecord, now: int, ids: Iterator[str]) -> list[NewRun]:
-        """The runs that an event causes."""
+    def runs_of(
+        self, event: EventRecord, now: int, ids: Iterator[str], failed: list[UsageError] | None = None
+    ) -> list[NewRun]:
+        """The runs that an event causes; `failed` as in `new_runs`."""
         jobs = self._by_event.get(event.name)
-        return dispatch(event, jobs, now, ids) if jobs else []
+        return dispatch(event, jobs, now, ids, failed) if jobs else []
 
     def of_dispatcher(self, dispatcher: str) -> list[JobSpec]:
         """The enabled jobs that a schedule fires: "job:<id>" or "dynamic:<id>"."""
@@ -94,9 +96,38 @@ class Registry:
         return [job for job in self.jobs.values() if name in job.dispatchers and job.enabled]
 
 
-def dispatch(event: EventRecord, jobs: Iterable[JobSpec], now: int, ids: Iterator[str]) -> list[NewRun]:
-    """The runs that `event` causes, one per job it triggers, with ids taken from `ids` as needed."""
-    return [new_run(job, now, next(ids), event) for job in jobs if is_triggered(job, event)]
+def dispatch(
+    event: EventRecord,
+    jobs: Iterable[JobSpec],
+    now: int,
+    ids: Iterator[str],
+    failed: list[UsageError] | None = None,
+) -> list[NewRun]:
+    """The runs that `event` causes, one per job it triggers; `ids` and `failed` as in `new_runs`."""
+    return new_runs((job for job in jobs if is_triggered(job, event)), event, now, ids, failed)
+
+
+def new_runs(
+    jobs: Iterable[JobSpec],
+    event: EventRecord,
+    now: int,
+    ids: Iterator[str],
+    failed: list[UsageError] | None = None,
+) -> list[NewRun]:
+    """A run of each job for `event`, with ids taken from `ids` as needed.
+
+    Jobs whose concurrency key can't be worked out get none if there is nobody to be told: their errors go to `failed`.
+    Without that list they are raised.
+    """
+    runs: list[NewRun] = []
+    for job in jobs:
+        try:
+            runs.append(new_run(job, now, next(ids), event))
+        except UsageError as error:
+            if failed is None:
+                raise
+            failed.append(error)
+    return runs
 
 
 def is_triggered(job: JobSpec, event: EventRecord) -> bool:

@@ -8,11 +8,12 @@ import msgspec
 from msgspec.structs import replace
 
 from perdure.clock import Instant, to_datetime
-from perdure.engine.store import NewRun, PutSchedule, ScheduleRow, TickSchedule
+from perdure.engine.store import PutSchedule, ScheduleRow, TickSchedule
+from perdure.errors import UsageError
 from perdure.schedules import next_tick, parse_schedule
 from perdure.schema.execution import EventRecord
 
-from .jobs import JobSpec, new_run
+from .jobs import JobSpec, new_runs
 
 SCHEDULED = "dev.trigger.scheduled"
 """Name of the events that ticks are (Protocol, schedules: deliver)."""
@@ -104,8 +105,10 @@ def unregister(row: ScheduleRow) -> ScheduleRow:
     return _resting(row)
 
 
-def tick(row: ScheduleRow, jobs: Iterable[JobSpec], now: int, ids: Iterator[str]) -> TickSchedule:
-    """A schedule fires: the event of its tick, a run for every job, and when it fires next.
+def tick(
+    row: ScheduleRow, jobs: Iterable[JobSpec], now: int, ids: Iterator[str], failed: list[UsageError]
+) -> TickSchedule:
+    """A schedule fires: the event of its tick, a run for every job (see `new_runs`), and when it fires next.
 
     Ticks that were missed are skipped; with `catch_up` the next one is the one after this, and so on till now.
     """
@@ -122,7 +125,7 @@ def tick(row: ScheduleRow, jobs: Iterable[JobSpec], now: int, ids: Iterator[str]
             {"id": row.key, "metadata": msgspec.Raw((row.metadata or "null").encode())}
         ).decode(),
     )
-    runs: list[NewRun] = [new_run(job, now, next(ids), event) for job in jobs]
+    runs = new_runs(jobs, event, now, ids, failed)
     following = next_tick(
         parse_schedule(row.schedule), Instant(row.next_at), Instant(now), catch_up=row.catch_up
     )

@@ -50,8 +50,8 @@ class Deliverer:
         return DeliverEvent(event_id=event.id, due_at=event.deliver_at, at=now, runs=self._runs(event, now))
 
     def _runs(self, event: EventRecord, now: int) -> list[NewRun]:
-        try:
-            return self._registry.runs_of(event, now, self._run_ids)
-        except UsageError as error:
-            logger.warning("event %s was delivered to no job: %s", event.id, error)
-            return []
+        failed: list[UsageError] = []
+        runs = self._registry.runs_of(event, now, self._run_ids, failed)
+        for error in failed:
+            logger.warning("event %s was delivered, but not to %s", event.id, error)
+        return runs

@@ -65,22 +65,19 @@ class Scheduler:
         if self.is_changed:
             await self.set_up()
         due = await self._store.due_schedules(now, TICK_BATCH)
-        results = await settled(
-            [self._submit(tick) for row in due if (tick := self._tick(row, now)) is not None]
-        )
+        results = await settled([self._submit(self._tick(row, now)) for row in due])
         if due and not any(type(result) is Applied for result in results):
             return now + RETRY_MS
         if len(due) == TICK_BATCH:
             return now
         return await self._store.next_tick()
 
-    def _tick(self, row: ScheduleRow, now: int) -> TickSchedule | None:
-        jobs = self._registry.of_dispatcher(row.dispatcher)
-        try:
-            return core.tick(row, jobs, now, self._run_ids)
-        except UsageError as error:
-            logger.warning("schedule %s couldn't fire: %s", row.id, error)
-            return None
+    def _tick(self, row: ScheduleRow, now: int) -> TickSchedule:
+        failed: list[UsageError] = []
+        tick = core.tick(row, self._registry.of_dispatcher(row.dispatcher), now, self._run_ids, failed)
+        for error in failed:
+            logger.warning("schedule %s fired, but not for %s", row.id, error)
+        return tick
 
     # --- registrations --------------------------------------------------------------------------------------------------
 
