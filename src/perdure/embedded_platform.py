@@ -155,7 +155,7 @@ class EmbeddedPlatform:
         return await self._engine.commands.continue_all(filter)
 
     async def get_queues(self) -> list[Queue]:
-        return [to_queue(row) for row in await self._engine.store.list_queues()]
+        return [to_queue(row) for row in await self._engine.queues.all()]
 
     async def pause_queue(self, id: str) -> None:
         await self._engine.queues.pause(id)

@@ -1,10 +1,11 @@
 """What a developer is told of his own accord about what looks like a mistake."""
 
+import asyncio
 import logging
 
 import pytest
 
-from perdure import RunStatus, TaskError
+from perdure import RunStatus, TaskError, event_trigger
 
 
 def lines_of(run):
@@ -112,3 +113,21 @@ async def test_task_error_matches_the_original(app):
             return error.matches(LookupError)
 
     assert (await app.run(job)).output is True
+
+
+async def test_event_that_a_filter_or_a_waiting_run_takes_is_no_reason_for_a_hint(app, caplog):
+    async def waits(payload, io, ctx):
+        return (await io.wait_for_event("wait", "waited.for")).payload
+
+    app.client.define_job(id="picky", run=waits, trigger=event_trigger(name="picked", filter={"n": [1]}))
+    app.define(waits)
+    async with app.embedded():
+        run_id = await app.start("waits")
+        await asyncio.sleep(1)
+        await app.client.send_event("picked", {"n": 2})
+        await app.client.send_event("waited.for", "here")
+        await app.client.send_event("unheard", 1)
+        run = await app.client.wait_for_run(run_id)
+
+    assert run.output == "here"
+    assert [record.args[0] for record in caplog.records if "listens" in record.message] == ["unheard"]

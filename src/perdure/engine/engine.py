@@ -223,7 +223,7 @@ class Engine:
             now = self.clock.now()
             is_delayed = event.deliver_at is not None and event.deliver_at > now
             runs = [] if is_delayed else self.registry.runs_of(event, now, self.run_ids)
-            if runs:
+            if runs or (not is_delayed and event.name in self._commits.awaited_names):
                 event.delivered_at = now
             submitted.append(
                 self.submit(

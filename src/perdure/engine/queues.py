@@ -58,6 +58,14 @@ class Queues:
         )
         self._engine.announce_queued()
 
+    async def all(self) -> list[QueueRow]:
+        """The queues of the jobs, and others that have been used, by id."""
+        rows = {queue.id: queue for queue in await self._engine.store.list_queues()}
+        for job in self._engine.registry.jobs.values():
+            if not job.is_internal:
+                rows.setdefault(job.queue or job.id, QueueRow(id=job.queue or job.id, priority=job.priority))
+        return [row for _, row in sorted(rows.items())]
+
     async def pause(self, queue_id: str) -> None:
         """Let nothing be claimed from a queue; what executes goes on.
 

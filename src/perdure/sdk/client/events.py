@@ -155,9 +155,12 @@ class ClientEvents(Connection):
 
     def _look_for_runs(self, event: Event) -> None:
         """Say, once per name, that nobody listens."""
-        if not event.runs and event.name not in self._unheard and event.deliver_at is None:
+        if event.runs or event.delivered_at is not None or event.deliver_at is not None:
+            return
+        if event.name not in self._unheard:
             self._unheard.add(event.name)
-            _log.warning("event %r is stored, and triggers no job of client %r", event.name, self.id)
+            if not any(event.name in job.trigger.event_names for job in self.jobs.values()):
+                _log.warning("event %r is stored, and no job of client %r listens to it", event.name, self.id)
 
     def _record(self, event: EventToSend) -> EventRecord:
         name = event.name
