@@ -26,13 +26,11 @@ async def test_state():
     client = Client(id="docs")
     job = client.define_job(id="import", run=names["import_rows"])
     async with client.embedded(":memory:"):
-        for _ in range(2):
-            started = await job.invoke({"customer": 7})
-            run = await client.wait_for_run(started.id)
-            [status] = await client.get_run_statuses(run.id)
+        runs = [await client.wait_for_run((await job.invoke({"customer": 7})).id) for _ in range(2)]
+        [status] = await client.get_run_statuses(runs[1].id)
         last_row = await client.store.job("import").get("last_row")
 
-    assert run.status is RunStatus.COMPLETED
+    assert [run.status for run in runs] == [RunStatus.COMPLETED] * 2
     assert (status.label, status.data) == ("Read", {"read": 3})
     assert last_row == 6
 

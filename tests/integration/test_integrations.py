@@ -227,7 +227,11 @@ async def test_resolver_that_hangs_is_given_up(app):
     assert run.execution_duration.total_seconds() < 100
 
 
-async def test_run_cancelled_while_its_auth_is_resolved(app):
+@pytest.mark.parametrize("is_async", [True, False], ids=["async", "sync"])
+async def test_run_cancelled_while_its_auth_is_resolved(app, is_async):
+    def never_sends(payload, io, ctx):
+        app.done.append("ran")
+
     async def slow(ctx, integration):
         try:
             await asyncio.sleep(30)
@@ -236,12 +240,12 @@ async def test_run_cancelled_while_its_auth_is_resolved(app):
         return token(ctx, integration)
 
     app.client.define_auth_resolver("mail", slow)
-    app.define(sends, integrations={"mail": Mail()})
+    app.define(sends if is_async else never_sends, id="sends", integrations={"mail": Mail()})
     async with app.embedded():
         started = await app.start("sends")
         await asyncio.sleep(1)
         run = await app.client.cancel_run(started)
-        await asyncio.sleep(1)
+        await asyncio.sleep(60)
 
     assert run.status is S.CANCELLED
     assert app.done == ["left"]

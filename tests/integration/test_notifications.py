@@ -76,6 +76,23 @@ async def test_success_is_told_with_all_that_is_known(app):
     assert not not_told
 
 
+async def test_notification_has_the_account(app):
+    told = Told()
+    app.define(succeeds, on_success=told)
+    app.define(waits, on_failure=told)
+    async with app.embedded():
+        await app.client.put_account("user_1", {"plan": "gold"})
+        await app.client.send_event("succeeds", account_id="user_1")
+        event = await app.client.send_event("waits", account_id="user_1")
+        await app.client.drain()
+        await app.client.cancel_run(event.runs[0].id)
+        await app.client.drain()
+
+    assert [(each.account.id, each.account.metadata) for each in told if each.account] == [
+        ("user_1", {"plan": "gold"})
+    ] * 2
+
+
 async def test_failure_is_told_with_error_and_task(app):
     told, not_told = Told(), Told()
     app.define(fails, on_success=not_told, on_failure=told)
@@ -88,8 +105,8 @@ async def test_failure_is_told_with_error_and_task(app):
     assert notification.status is S.FAILED
     assert notification.output is None
     assert notification.error == run.error
-    assert notification.task.key == "burn"
-    assert notification.task.error.message == "it burns"
+    assert notification.task == next(task for task in run.tasks if task.key == "burn")
+    assert run.error.message == "it burns"
     assert not not_told
 
 
@@ -148,15 +165,16 @@ async def test_poisoned_run_is_told(app):
     app.define(holds, on_failure=told)
     for _ in range(5):
         async with app.embedded() as process:
-            started = await app.client.send_event("holds", id="one")
+            await app.client.send_event("holds", id="one")
             await asyncio.sleep(60)  # longer than it is kept back after any crash
             await process.crash()
     async with app.embedded():
-        run = await app.end_of(started.runs[0].id)
+        event = await app.client.send_event("holds", id="one")
+        run = await app.end_of(event.runs[0].id)
         await app.client.drain()
 
     assert run.error.name == "Poisoned"
-    assert [(each.id, each.error.name) for each in told] == [(run.id, "Poisoned")]
+    assert [(each.id, each.error) for each in told] == [(run.id, run.error)]
 
 
 async def test_run_that_is_retried_is_told_once(app):
@@ -317,7 +335,7 @@ async def test_what_a_continued_run_failed_with_is_still_told(app):
 
     [notification] = told
     assert notification.status is S.FAILED
-    assert notification.error.message == "first"
+    assert notification.error == run.error
     assert notification.completed_at == run.completed_at
 
 
