@@ -333,6 +333,31 @@ async def test_backoff_ends_after_its_attempts(app, server):
     assert len(server.requests) == 3
 
 
+async def test_waiting_run_shows_what_failed_and_when_it_goes_on(app, server):
+    server.answer("/things", says(None, 503), HttpTransportError("ConnectError: refused"), says("at last"))
+
+    async def job(payload, io, ctx):
+        rules = Retry(attempts=5, min_delay=50, factor=1, jitter=False)
+        return await io.background_fetch("get", URL, retry=rules), await io.run_task("after", lambda: 1)
+
+    app.define(job)
+    async with app.embedded(http=server, force_replay=True):
+        started = await app.start("job")
+        await app.reached(lambda: server.requests)
+        await asyncio.sleep(1)
+
+        [reason] = await app.client.why_not_running(started)
+        assert "get" in str(reason)
+        run = await app.end_of(started)
+
+    fetch, first, second, after = run.tasks
+    assert {first.parent_id, second.parent_id} == {fetch.id}
+    assert [first.status, second.status] == [TaskStatus.ERRORED] * 2
+    assert first.error.message == "Fetch failed with status 503"
+    assert "could not reach api.example.com" in second.error.message
+    assert (fetch.status, after.status) == (TaskStatus.COMPLETED, TaskStatus.COMPLETED)
+
+
 async def test_status_that_no_pattern_fits_is_final(app, server):
     server.answer("/things", says(None, 403))
 

@@ -78,13 +78,17 @@ def test_failure_keeps_what_was_answered_unless_that_is_too_large():
 
 
 def test_another_try_keeps_its_count():
-    again = Again(at_ms=NOW + 500, reason="", attempt=Attempt(number=3, began_at=NOW - 9_000))
+    again = Again(at_ms=NOW + 500, reason="s3cret: 503", attempt=Attempt(number=3, began_at=NOW - 9_000))
 
-    change = written(fetch_operation(URL), again, HttpResponse(status=503))
+    change = written(secretive(), again, HttpResponse(status=503))
 
+    [shown] = change.tasks
     assert change == RepeatOperation(
-        run_id="run_1", task_id="task_1", attempt=4, due_at=NOW + 500, tries=3, tasks=[]
+        run_id="run_1", task_id="task_1", attempt=4, due_at=NOW + 500, tries=3, tasks=[shown]
     )
+    assert (shown.name, shown.status, shown.opened) == ("attempt", TaskStatus.ERRORED, PLATFORM_ROW)
+    assert shown.error is not None
+    assert shown.error.message == "********: 503"
 
 
 @pytest.mark.parametrize(

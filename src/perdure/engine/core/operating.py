@@ -41,7 +41,8 @@ def after_call(
         row: the call that was made.
         operation: what it was made for.
         step: what follows (core.fetching).
-        response: what came, if anything did. Each one of a poll is shown below its task.
+        response: what came, if anything did. Each one of a poll is shown below its task, and so is each failure that is
+            followed by another attempt.
         now: when that was.
         position: of the task.
         duration_ms: how long the call took.
@@ -49,8 +50,10 @@ def after_call(
     """
     tasks: list[TaskRecord] = []
     if response is not None and isinstance(operation.params, PollParams):
-        tasks.append(_attempt_row(row, operation, response, now, position, duration_ms))
+        tasks.append(_poll_row(row, operation, response, now, position, duration_ms))
     if isinstance(step, Again):
+        if not tasks:
+            tasks.append(_failed_row(row, operation, step.reason, now, position, duration_ms))
         return RepeatOperation(
             run_id=row.run_id,
             task_id=row.task_id,
@@ -134,7 +137,7 @@ def _without_secrets(operation: FetchOperation, json: str) -> str:
     return msgspec.json.encode(operation.hide(msgspec.json.decode(json))).decode()
 
 
-def _attempt_row(
+def _poll_row(
     row: OperationRow,
     operation: FetchOperation,
     response: HttpResponse,
@@ -142,18 +145,34 @@ def _attempt_row(
     position: int,
     duration_ms: int,
 ) -> TaskRecord:
+    shown = _row(row, "poll attempt", TaskStatus.COMPLETED, now, position, duration_ms)
+    shown.details = poll_attempt(operation, response)
+    return shown
+
+
+def _failed_row(
+    row: OperationRow, operation: FetchOperation, reason: str, now: int, position: int, duration_ms: int
+) -> TaskRecord:
+    """An attempt that is followed by another; the last one's error is the task's."""
+    shown = _row(row, "attempt", TaskStatus.ERRORED, now, position, duration_ms)
+    shown.error = ErrorInfo(name="FetchAttemptError", message=operation.hide(reason))
+    return shown
+
+
+def _row(
+    row: OperationRow, name: str, status: TaskStatus, now: int, position: int, duration_ms: int
+) -> TaskRecord:
     # The instant tells the attempts of one operation from those of its predecessors, if its task began anew.
     attempt_id = f"{row.task_id}:{row.due_at}"
     return TaskRecord(
         id=attempt_id,
         idempotency_key=attempt_id,
-        key=f"poll attempt {row.attempt}",
-        name="poll attempt",
-        status=TaskStatus.COMPLETED,
+        key=f"{name} {row.attempt}",
+        name=name,
+        status=status,
         position=position,
         opened=PLATFORM_ROW,
         parent_id=row.task_id,
         started_at=now - duration_ms,
         completed_at=now,
-        details=poll_attempt(operation, response),
     )
