@@ -303,7 +303,7 @@ def test_another_database_is_told():
     result = perdure("runs", "list", "--db", "postgresql://localhost/jobs")
 
     assert result.exit_code == 2
-    assert "--db takes a SQLite file" in result.stderr
+    assert "takes a SQLite file" in result.stderr
     assert "localhost" not in result.stderr
 
 
@@ -327,6 +327,49 @@ def test_an_unknown_status_lists_those_there_are():
     result = perdure("runs", "list", "--db", "x", "--status", "happy", COLUMNS="200")
 
     assert "timed out" in result.output
+
+
+def test_database_is_copied_while_it_is_owned(db: Path, tmp_path: Path):
+    copy = tmp_path / "copy.db"
+
+    result = perdure("db", "backup", str(db), str(copy))
+    again = perdure("db", "backup", str(db), str(copy))
+
+    assert (result.exit_code, again.exit_code) == (0, 2)
+    assert "exists" in again.stderr
+    assert (
+        perdure("runs", "list", "--db", str(copy)).stdout == perdure("runs", "list", "--db", str(db)).stdout
+    )
+
+
+def test_database_in_order(db: Path):
+    result = perdure("db", "check", str(db))
+
+    assert result.exit_code == 0
+    assert result.stdout.endswith("is in order\n")
+
+
+def test_database_with_a_fault(db: Path):
+    with sqlite3.connect(db) as connection:
+        connection.execute("delete from ready")
+
+    result = perdure("db", "check", str(db))
+
+    assert result.exit_code == 1
+    assert QUEUED in result.stdout
+
+
+def test_run_that_does_not_execute_tells_why(db: Path):
+    with sqlite3.connect(db) as connection:
+        connection.execute(
+            "insert or replace into queues (env, id, paused_at) select env, queue, 0 from runs"
+        )
+
+    shown = perdure("runs", "show", QUEUED, "--db", str(db))
+    data = json.loads(perdure("runs", "show", QUEUED, "--db", str(db), "--json").stdout)
+
+    assert "is paused since 1970-01-01" in shown.stdout
+    assert [reason["kind"] for reason in data["reasons"]] == ["paused"]
 
 
 @pytest.mark.parametrize("command", [[], ["runs"], ["runs", "list"], ["runs", "show"]])

@@ -8,7 +8,7 @@ import typer
 
 from perdure._version import __version__
 
-from . import runs
+from . import database, runs
 from .help import FLAG, Group
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(runs.app)
+app.add_typer(database.app)
 
 
 def _print_version(wanted: bool) -> None:

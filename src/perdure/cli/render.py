@@ -16,6 +16,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 from rich.tree import Tree
 
+from perdure.schema.reasons import Ended, Executing, Reason
 from perdure.schema.runs import ErrorInfo, Log, Run, RunStatus, Task, TaskStatus
 
 VALUE_CHARS_MAX = 300
@@ -34,12 +35,19 @@ class RunTree:
         run: with its tasks and logs, as `get_run` returns it.
         annotations: a remark by task id, shown at the task ("before the kill"); None for none.
         stacks: also show the stack of each error.
+        reasons: why it isn't executing; shown unless it has ended, or is.
     """
 
     def __init__(
-        self, run: Run, *, annotations: Mapping[str, str] | None = None, stacks: bool = False
+        self,
+        run: Run,
+        *,
+        annotations: Mapping[str, str] | None = None,
+        stacks: bool = False,
+        reasons: Sequence[Reason] = (),
     ) -> None:
         self._run = run
+        self._reasons = [reason for reason in reasons if not isinstance(reason, Ended | Executing)]
         self._annotations = annotations or {}
         self._stacks = stacks
 
@@ -53,6 +61,8 @@ class RunTree:
             tree.add(self._error(run.error, "run failed: "))
         if run.reason:
             tree.add(Text(plain(run.reason), "yellow"))
+        for reason in self._reasons:
+            tree.add(Text(plain(str(reason)), "yellow"))
         if run.status is RunStatus.COMPLETED:
             tree.add(_value_lines("output ", run.output, options))
         yield tree

@@ -5,22 +5,21 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import typer
 from rich.console import Console
 
+from perdure.engine.reasons import why_not_running
 from perdure.engine.store import RunFilter, RunRow, Store
 from perdure.engine.views import to_run
-from perdure.errors import ConfigurationError, SchemaOutdatedError, UsageError
+from perdure.errors import UsageError
+from perdure.schema.reasons import Reason
 from perdure.schema.runs import Run, RunStatus
 from perdure.sdk.values import view
-from perdure.store.sqlite.store import SqliteStore
 
+from .files import open_file
 from .help import FLAG, Command, Group
 from .problems import NoSuchRunError, run as run_command
 from .render import RunTable, RunTree
@@ -28,7 +27,6 @@ from .render import RunTable, RunTree
 app = typer.Typer(name="runs", cls=Group, help="Look into runs.", no_args_is_help=True)
 
 STATUSES = tuple(dict.fromkeys(RunStatus))
-_HEADER = b"SQLite format 3\x00"
 _CANDIDATES_SHOWN = 5
 
 Database = Annotated[
@@ -90,28 +88,30 @@ def show_run(
     as_json: AsJson = False,
 ) -> None:
     """Show a run as the tree of its tasks."""
-    run = run_command(_load_run(db, run_id))
+    run, reasons = run_command(_load_run(db, run_id))
     if as_json:
-        _print_json(run)
+        _print_json({**msgspec.structs.asdict(run), "reasons": reasons})
     else:
-        _console().print(RunTree(run, stacks=stacks))
+        _console().print(RunTree(run, stacks=stacks, reasons=reasons))
 
 
 async def _load_rows(db: str, filter: RunFilter) -> list[RunRow]:
-    async with _reader(db) as store:
+    async with open_file(db) as store:
         return await store.list_runs(filter)
 
 
-async def _load_run(db: str, run_id: str) -> Run:
-    async with _reader(db) as store:
+async def _load_run(db: str, run_id: str) -> tuple[Run, list[Reason]]:
+    """The run, and why it isn't executing, as far as the file tells (whether a process is busy, it doesn't)."""
+    async with open_file(db) as store:
         row = await store.get_run(run_id) or await _find_run(store, run_id, db)
-        return to_run(
+        run = to_run(
             row,
             decode=view,
             event=await store.get_event(row.event_id),
             tasks=await store.get_tasks(row.id),
             logs=await store.get_logs(row.id),
         )
+        return run, await why_not_running(store, row.id)
 
 
 async def _find_run(store: Store, prefix: str, db: str) -> RunRow:
@@ -125,40 +125,6 @@ async def _find_run(store: Store, prefix: str, db: str) -> RunRow:
         more = ["..."] if len(found) > _CANDIDATES_SHOWN else []
         raise UsageError("\n  ".join([f"several runs have an id that begins with {prefix!r}:", *ids, *more]))
     return found[0]
-
-
-@asynccontextmanager
-async def _reader(db: str) -> AsyncGenerator[Store]:
-    """The store in the file that `db` names, opened for reading: never creates, migrates or locks it."""
-    path = _existing_file(db)
-    try:
-        store = await SqliteStore.open(str(path), environment="dev", read_only=True)
-    except SchemaOutdatedError as error:
-        if error.found == 0:
-            raise ConfigurationError(
-                f"{str(path)!r} is no database of perdure's: its tables are missing"
-            ) from error
-        raise
-    try:
-        yield store
-    finally:
-        await store.close()
-
-
-def _existing_file(db: str) -> Path:
-    scheme, separator, rest = db.partition("://")
-    if separator and scheme != "sqlite":
-        raise ConfigurationError(f"{scheme}://... can't be read by this command; --db takes a SQLite file")
-    path = Path(rest.removeprefix("/") if separator else db)
-    if not path.is_file():
-        raise ConfigurationError(
-            f"there is no file {str(path)!r}; --db takes the path that `client.embedded(...)` was given"
-        )
-    with path.open("rb") as file:
-        header = file.read(len(_HEADER))
-    if header != _HEADER:
-        raise ConfigurationError(f"{str(path)!r} is not a SQLite file, so no database of perdure's")
-    return path
 
 
 def _in_brief(run: Run) -> dict[str, Any]:

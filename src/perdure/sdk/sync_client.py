@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Self, Unpack
 from weakref import WeakKeyDictionary
@@ -15,8 +15,9 @@ from perdure.errors import UsageError
 
 if TYPE_CHECKING:
     from perdure.embedded import EmbeddedSettings
+    from perdure.schema.runs import Run
 
-    from .client import Client, ClientStore, ClientStores
+    from .client import Client, ClientStore, ClientStores, RunSelection
 
 
 class _BackgroundLoop:
@@ -68,8 +69,21 @@ class SyncClient:
         """As `Client.store`."""
         return SyncStores(self._client.store)
 
+    def iter_runs(self, job_id: str | None = None, **selection: Unpack[RunSelection]) -> Iterator[Run]:
+        """As `Client.iter_runs`, for a plain `for`."""
+        runs = self._client.iter_runs(job_id, **selection)
+        while True:
+            run = _background.run(_next(runs), "iter_runs")
+            if run is None:
+                return
+            yield run
+
     def __getattr__(self, name: str) -> Any:
         return _blocking(self._client, name, name)
+
+
+async def _next(runs: AsyncGenerator[Run]) -> Run | None:
+    return await anext(runs, None)
 
 
 def _blocking(owner: Any, name: str, shown: str) -> Any:
