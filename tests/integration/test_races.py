@@ -7,7 +7,17 @@ from datetime import timedelta
 
 import pytest
 
-from perdure import ConflictError, Retry, RunStatus, event_trigger, interval_trigger, invoke_trigger
+from perdure import (
+    ConflictError,
+    Retry,
+    RunStatus,
+    TaskError,
+    event_trigger,
+    interval_trigger,
+    invoke_trigger,
+)
+
+from .commit_faults import run_with_each_commit_broken
 
 MS = 0.001
 
@@ -182,3 +192,96 @@ async def test_delayed_event_runs_the_jobs_whose_keys_can_be_worked_out(app):
         await app.client.drain()
 
     assert app.done == ["good"]
+
+
+async def test_slots_and_children_come_back_whichever_commit_breaks(app):
+    active, most, runs = set(), [], []
+
+    async def child(payload, io, ctx):
+        active.add(ctx.run.id)
+        most.append(len(active))
+        try:
+            await io.run_task("work", asyncio.sleep, 0.1)
+        finally:
+            active.discard(ctx.run.id)
+        return payload
+
+    child_job = app.define(child, trigger=invoke_trigger(), concurrency_limit=2)
+
+    async def parent(payload, io, ctx):
+        results = await asyncio.gather(*(child_job.invoke_and_wait(n, key=["child", n]) for n in range(3)))
+        return [result.output for result in results]
+
+    app.define(parent)
+    async with app.embedded():  # what the start of a process writes is written now
+        pass
+    async for run in run_with_each_commit_broken(app, "parent", 60):
+        active.clear()  # those of the process that died
+        runs.append(run)
+        assert run.output == [0, 1, 2]
+        assert {queue.executing for queue in await app.client.get_queues()} == {0}
+
+    assert len(runs) > 10
+    assert max(most) == 2
+
+
+@pytest.mark.parametrize("turns", range(0, 21, 4))
+async def test_nothing_begins_in_a_queue_once_it_is_paused(app, turns):
+    async def job(payload, io, ctx):
+        app.done.append(payload)
+        await io.run_task("work", asyncio.sleep, 0.05)
+
+    app.define(job)
+    async with app.embedded():
+        runs = [await app.start("job", n) for n in range(3)]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await app.client.pause_queue("job")
+        begun = [each for each in runs if (await app.look(each)).status is not RunStatus.QUEUED]
+        await asyncio.sleep(60)
+        assert [each for each in runs if (await app.look(each)).status is not RunStatus.QUEUED] == begun
+        await app.client.resume_queue("job")
+        for run_id in runs:
+            await app.end_of(run_id, within=5)
+
+    assert sorted(app.done) == [0, 1, 2]
+
+
+async def test_event_is_either_cancelled_or_delivered(app):
+    async def job(payload, io, ctx):
+        app.done.append(payload)
+
+    app.define(job, trigger=event_trigger(name="late"))
+    cancelled = set()
+    async with app.embedded():
+        for n in range(12):
+            await app.client.send_event("late", n, id=f"event {n}", deliver_after=6)
+            await asyncio.sleep(5.994 + n * MS)
+            try:
+                await app.client.cancel_event(f"event {n}")
+            except ConflictError:
+                continue
+            cancelled.add(n)
+        await app.client.drain()
+
+    assert cancelled
+    assert sorted(app.done) == [n for n in range(12) if n not in cancelled]
+
+
+@pytest.mark.parametrize("takes", [1.99 + n * 0.002 for n in range(6)])
+async def test_child_that_ends_when_its_time_is_up_ends_in_time_or_not(app, takes):
+    async def child(payload, io, ctx):
+        await io.run_task("work", asyncio.sleep, takes)
+        return "in time"
+
+    child_job = app.define(child, trigger=invoke_trigger())
+
+    async def parent(payload, io, ctx):
+        try:
+            return (await child_job.invoke_and_wait(None, key="child", timeout=2)).output
+        except TaskError as error:
+            return "too late" if error.matches(TimeoutError) else error
+
+    run = await app.run(parent, within=30)
+
+    assert run.output in ("in time", "too late")
