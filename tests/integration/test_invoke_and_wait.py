@@ -549,6 +549,113 @@ async def test_cancelling_the_parent_leaves_its_children_alone(app):
     assert app.done == ["child", "child"]
 
 
+class TestContinuing:
+    """A run that failed or was cancelled while it waited goes on with the same children where that makes sense."""
+
+    async def test_children_that_are_alive_are_waited_for_again(self, app):
+        async def child(payload, io, ctx):
+            await io.run_task("begin", lambda: app.done.append("began"))
+            await io.wait("pause", 100)
+            return payload
+
+        job = child_of(app, child)
+
+        async def parent(payload, io, ctx):
+            single, batch = await asyncio.gather(
+                job.invoke_and_wait(1, key="one"), job.batch_invoke_and_wait([2, 3], key="two")
+            )
+            return [single.unwrap(), *(result.unwrap() for result in batch)]
+
+        parent_job = app.define(parent)
+        async with app.embedded():
+            run_id = await app.start(parent_job)
+            await asyncio.sleep(10)
+            await app.client.cancel_run(run_id)
+            await asyncio.sleep(10)
+            await app.client.continue_run(run_id)
+            run = await app.end_of(run_id, within=200)
+
+        assert run.output == [1, 2, 3]
+        assert app.done == ["began"] * 3
+
+    async def test_children_that_completed_meanwhile_have_completed(self, app):
+        async def child(payload, io, ctx):
+            await io.wait("pause", 100)
+            app.done.append(payload)
+            return payload
+
+        job = child_of(app, child)
+
+        async def parent(payload, io, ctx):
+            single, batch = await asyncio.gather(
+                job.invoke_and_wait(1, key="one"), job.batch_invoke_and_wait([2, 3], key="two")
+            )
+            return [single.unwrap(), *(result.unwrap() for result in batch)]
+
+        parent_job = app.define(parent)
+        async with app.embedded():
+            run_id = await app.start(parent_job)
+            await asyncio.sleep(10)
+            await app.client.cancel_run(run_id)
+            await asyncio.sleep(200)
+            await app.client.continue_run(run_id)
+            run = await app.end_of(run_id, within=200)
+
+        assert run.output == [1, 2, 3]
+        assert sorted(app.done) == [1, 2, 3]
+
+    async def test_children_that_ended_otherwise_are_started_again(self, app):
+        async def child(payload, io, ctx):
+            app.done.append(payload)
+            if len(app.done) == 1:
+                await io.wait("pause", timedelta(days=1))
+            return payload
+
+        job = child_of(app, child)
+
+        async def parent(payload, io, ctx):
+            return (await job.invoke_and_wait(1, key="one", timeout=60)).unwrap()
+
+        parent_job = app.define(parent)
+        async with app.embedded():
+            run_id = await app.start(parent_job)
+            run = await app.end_of(run_id)
+            assert run.error.name == "TimeoutError"
+            (child_run,) = await app.client.get_runs("child")
+            await app.client.cancel_run(child_run.id)
+            await app.client.continue_run(run_id)
+            run = await app.end_of(run_id, within=200)
+
+        assert run.output == 1
+        assert app.done == [1, 1]
+
+    @pytest.mark.parametrize("batch", [False, True], ids=["single", "batch"])
+    async def test_failure_of_a_child_is_repaired_by_starting_it_again(self, app, batch):
+        async def child(payload, io, ctx):
+            app.done.append(payload)
+            if app.done == [1]:
+                raise ValueError("the first time")
+            return payload
+
+        job = child_of(app, child)
+
+        async def parent(payload, io, ctx):
+            if not batch:
+                return [(await job.invoke_and_wait(1, key="one")).unwrap()]
+            results = await job.batch_invoke_and_wait([1, 2, 3], key="some")
+            return [result.unwrap() for result in results]
+
+        parent_job = app.define(parent)
+        async with app.embedded():
+            run_id = await app.start(parent_job)
+            assert (await app.end_of(run_id)).status is RunStatus.FAILED
+            await app.client.continue_run(run_id)
+            run = await app.end_of(run_id, within=200)
+
+        assert run.output == ([1, 2, 3] if batch else [1])
+        assert sorted(app.done) == ([1, 1, 2, 3] if batch else [1, 1])
+
+
 def test_result_without_output_says_what_happened():
     result = RunResult(id="run_1", ok=False, status=RunStatus.CANCELLED)
 

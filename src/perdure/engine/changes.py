@@ -108,7 +108,13 @@ class RecordTasks(Struct, kw_only=True, gc=False):
     A task row is replaced as a whole, except that an absent output keeps the stored one and its types, and that a
     stored resolution (see ResolveTask) is replaced only by a row that has a `seq` or was interrupted. `omitted` is not
     stored; a log id that is known is left alone. The same task twice in a batch: the last one counts. What waited for an
-    interrupted task (waiters of events, operations) is deleted. `effects` are carried out in the same transaction.
+    interrupted task (waiters of events, operations) is deleted. `effects` are carried out in the same
+    transaction, after the tasks are written.
+
+    Of an effect that is an IngestEvent for a task of the run (the run it makes has a parent) the event may be known: the
+    task was forgotten when its run was continued, and asks again. If the run that it last asked for has ended as COMPLETED,
+    the task is resolved as at that end; if it has ended otherwise, or is gone, the event is stored once more under another
+    id, with its new run; one that hasn't ended will resolve the task as if nothing had happened.
     """
 
     run_id: str

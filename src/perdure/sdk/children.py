@@ -95,6 +95,7 @@ class ChildPlan(Plan):
         self._payload = payload
         self._timeout = _timeout_ms(timeout, key)
         self._options = options
+        self._task_id = ""
         self.name = f"invoke {job.id} and wait"
         self.options = _shown(job, self._timeout)
 
@@ -107,11 +108,15 @@ class ChildPlan(Plan):
             execution.others.effects.append(call)
             yield
 
+    def records(self, operation: Operation) -> Sequence[TaskRecord]:
+        self._task_id = operation.record.id
+        return super().records(operation)
+
     def overdue(self, operation: Operation) -> Exception:
         return _overdue(self._job, self._timeout, 1)
 
     def decode(self, json: str, types: str | None = None, *, where: object) -> RunResult[Any]:
-        return _result(self._job, json, where)
+        return _result(self._job, json, self._task_id, where)
 
 
 class BatchPlan(Plan):
@@ -211,7 +216,7 @@ class BatchPlan(Plan):
         """The results are in the tasks below."""
         assert self._records is not None
         return [
-            _result(self._job, record.output or "null", f"{where}, run {index}")
+            _result(self._job, record.output or "null", record.id, f"{where}, run {index}")
             for index, record in enumerate(self._records)
         ]
 
@@ -272,7 +277,7 @@ def _overdue(job: Job[Any, Any], timeout: int | None, runs: int) -> Exception:
     return TimeoutError(f"{what} ended within {(timeout or 0) / 1000:g} s, and goes on by itself")
 
 
-def _result(job: Job[Any, Any], json: str, where: object) -> RunResult[Any]:
+def _result(job: Job[Any, Any], json: str, task_id: str, where: object) -> RunResult[Any]:
     """How a run ended, its output with the types that the job gave it.
 
     Raises:
@@ -291,4 +296,5 @@ def _result(job: Job[Any, Any], json: str, where: object) -> RunResult[Any]:
         status=status,
         output=cast("Any", output),
         error=child.error,
+        task_id=task_id,
     )

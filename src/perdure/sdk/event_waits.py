@@ -13,7 +13,7 @@ from perdure.durations import to_instant_ms, to_ms
 from perdure.errors import InvalidPayloadError, SerializationError, UsageError
 from perdure.limits import Limits
 from perdure.schema.effects import EventWait
-from perdure.schema.execution import EventRecord
+from perdure.schema.execution import EventRecord, TaskRecord
 from perdure.schema.runs import Event, TaskStatus
 
 from .keys import Key
@@ -71,6 +71,7 @@ class EventPlan(Plan):
         )
         self._timeout = None if timeout is None else to_ms(timeout, f"{where}: timeout")
         self.options = self._shown()
+        self._operation: Operation | None = None
 
     def _shown(self) -> TaskOptions:
         params = {
@@ -89,9 +90,21 @@ class EventPlan(Plan):
     def begin(self, execution: Execution, operation: Operation) -> Iterator[None]:
         if operation.record.status is TaskStatus.PENDING:
             now = execution.clock.now()
+            if now <= self._last_seen(execution):
+                now = self._last_seen(execution) + 1
             start_waiting(operation, now, None if self._timeout is None else now + self._timeout)
             execution.note(operation.record)
         yield from ()  # it need not be durable: what the platform is told of the wait comes later, and says since when
+
+    def _last_seen(self, execution: Execution) -> int:
+        """When the last event arrived that the run knows already: it isn't to come again, be it in this millisecond."""
+        cause = execution.claim.event
+        arrived = (cause.delivered_at or 0) if cause.name in self._names else 0
+        return max(arrived, execution.others.event_seen)
+
+    def records(self, operation: Operation) -> Sequence[TaskRecord]:
+        self._operation = operation
+        return super().records(operation)
 
     def event(self, operation: Operation) -> EventWait:
         record = operation.record
@@ -112,6 +125,7 @@ class EventPlan(Plan):
 
     def decode(self, json: str, types: str | None = None, *, where: object) -> Event:
         record = _decode_event(json)
+        self._note_seen(record)
         try:
             payload = self._schema.parse(record.payload, job_id="")
         except InvalidPayloadError as error:
@@ -132,6 +146,14 @@ class EventPlan(Plan):
             deliver_at=None if record.deliver_at is None else to_datetime(record.deliver_at),
             delivered_at=None if record.delivered_at is None else to_datetime(record.delivered_at),
             is_test=record.is_test,
+        )
+
+    def _note_seen(self, event: EventRecord) -> None:
+        assert self._operation is not None
+        others = self._operation.scope.execution.others
+        arrived = event.delivered_at or event.deliver_at or event.timestamp
+        others.event_seen = max(
+            others.event_seen, min(arrived, self._operation.record.completed_at or arrived)
         )
 
 

@@ -13,7 +13,8 @@ from perdure.schema.runs import ErrorInfo
 from .texts import cut, storable
 
 FAILED_TASK = "__perdure_task_id__"
-"""Attribute of an error that isn't a TaskError and comes from a task all the same: the TimeoutError of io.timeout."""
+"""Attribute of an error that isn't a TaskError and comes from a task all the same: the TimeoutError of io.timeout,
+the RunFailedError of a run that was waited for."""
 
 _OWN_FOLDER = str(Path(__file__).parent)
 

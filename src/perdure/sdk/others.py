@@ -57,12 +57,13 @@ class Others:
         wakes: how many it has seen.
         waiting: operations parked for others.
         effects: what the platform is to do in the transaction of the next write, which has to follow in the same turn.
+        event_seen: when the last event arrived that a wait of the run was given.
         replayed: when the first body of this execution began (loop time): until then it has replayed.
     """
 
     # fmt: off
     __slots__ = (
-        "_execution", "_lingering_since", "_started", "_waiters", "effects", "replayed", "waiting", "wakes",
+        "_execution", "_lingering_since", "_started", "_waiters", "effects", "event_seen", "replayed", "waiting", "wakes",
     )
     # fmt: on
 
@@ -71,6 +72,7 @@ class Others:
         self.wakes = execution.claim.wakes
         self.waiting: dict[Operation, Waiting] = {}
         self.effects: list[RunEffect] = []
+        self.event_seen = 0
         self._waiters: dict[str, Operation] = {}
         self._lingering_since: float | None = None
         self._started = execution.loop.time()

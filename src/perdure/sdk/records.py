@@ -174,10 +174,15 @@ class Records:
         return [last[1].id] if last is not None and last[1].status is TaskStatus.ERRORED else []
 
     def _failed_upwards(self, task: str) -> Iterable[str]:
-        """The task itself (it has failed, or is a time-out that fired), and the parents that failed with it."""
+        """The task itself (it has failed, or is a time-out that fired), and the parents that failed with it.
+
+        What has completed without a place in the history is a part of its parent, a batch.
+        """
         record = self._by_id.get(task)
-        while record is not None and (record.id == task or record.status is TaskStatus.ERRORED):
+        is_part = False
+        while record is not None and (record.id == task or is_part or record.status is TaskStatus.ERRORED):
             yield record.id
+            is_part = record.seq is None and record.completed_at is not None
             record = self._by_id.get(record.parent_id) if record.parent_id else None
 
     def take_unwritten(self) -> tuple[list[TaskRecord], Sequence[LogRecord]]:

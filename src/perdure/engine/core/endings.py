@@ -39,15 +39,8 @@ class Endings:
         move.completed_at = move.at
         move.cancel_open = True
         if run.parent_run_id is not None and run.parent_task_id is not None:
-            move.resolve = ResolveTask(
-                run_id=run.parent_run_id,
-                task_id=run.parent_task_id,
-                status=TaskStatus.COMPLETED,
-                at=move.at,
-                waiting=RunStatus.WAITING,
-                queued=_WOKEN,
-                output=_encode(_child_result(move)).decode(),
-            )
+            result = _child_result(move.run_id, move)
+            move.resolve = _resolution(run.parent_run_id, run.parent_task_id, result, move.at)
         job = self._jobs.get(run.job_id)
         if job is not None and not run.is_internal:
             handlers = job.notify_success if move.status is RunStatus.COMPLETED else job.notify_failure
@@ -79,14 +72,32 @@ class Endings:
         return made
 
 
-def _child_result(move: MoveRun) -> ChildResult:
-    error = move.error
+def end_of_child(run: RunRow, now: int) -> ResolveTask:
+    """What `finish` had done for the task that `run` was made for, once more: the task has been forgotten meanwhile."""
+    assert run.parent_run_id is not None
+    assert run.parent_task_id is not None
+    return _resolution(run.parent_run_id, run.parent_task_id, _child_result(run.id, run), now)
+
+
+def _resolution(run_id: str, task_id: str, result: ChildResult, now: int) -> ResolveTask:
+    return ResolveTask(
+        run_id=run_id,
+        task_id=task_id,
+        status=TaskStatus.COMPLETED,
+        at=now,
+        waiting=RunStatus.WAITING,
+        queued=_WOKEN,
+        output=_encode(result).decode(),
+    )
+
+
+def _child_result(run_id: str, end: MoveRun | RunRow) -> ChildResult:
     return ChildResult(
-        run_id=move.run_id,
-        status=move.status.value,
-        output=msgspec.Raw(b"null" if move.output is None else move.output.encode()),
-        types=move.types,
-        error=error,
+        run_id=run_id,
+        status=end.status.value,
+        output=msgspec.Raw(b"null" if end.output is None else end.output.encode()),
+        types=end.types,
+        error=end.error,
     )
 
 

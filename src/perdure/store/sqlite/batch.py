@@ -45,7 +45,7 @@ from perdure.schema.effects import AnnotateRun, DeleteValue, EventWait, SetValue
 from perdure.schema.execution import PLATFORM_ROW, TaskRecord
 from perdure.schema.runs import RunStatus, TaskStatus
 
-from . import events, resolving, retention, rows, state, waiting
+from . import children, events, resolving, retention, rows, state, waiting
 from .claims import (
     CLAIM_TOTAL_BYTES_MAX,
     claim_runs,
@@ -88,12 +88,20 @@ def _apply_effects(db: Statements, effects: Iterable[Effect]) -> None:
         return
     if operations := by_kind.get(StartOperation):
         waiting.start_operations(db, [effect for _, effect in operations])
+    if ingests := by_kind.get(IngestEvent):
+        known = {n for n, result in ingest_events(db, ingests) if result.duplicate}
+        if again := [effect for n, effect in ingests if n in known and _is_for_task(effect)]:
+            children.take_up(db, again)
     if awaits := by_kind.get(AwaitEvent):
         waiting.insert_waiters(db, [(effect.run_id, effect.wait) for _, effect in awaits])
     for kinds, handler in _EFFECTS:
         concerned = [pair for kind in kinds if kind in by_kind for pair in by_kind[kind]]
         if concerned:
             handler(db, concerned)
+
+
+def _is_for_task(effect: IngestEvent) -> bool:
+    return bool(effect.runs) and effect.runs[0].parent_task_id is not None
 
 
 # --- tasks and moves -----------------------------------------------------------------------------------------------------
@@ -451,7 +459,6 @@ _HANDLERS: tuple[tuple[tuple[type, ...], Handler], ...] = (
 )
 
 _EFFECTS: tuple[tuple[tuple[type, ...], Handler], ...] = (
-    ((IngestEvent,), ingest_events),
     ((SetValue, DeleteValue), state.write_values),
     ((UpdateStatus,), state.update_statuses),
     ((AnnotateRun,), state.annotate_runs),

@@ -14,12 +14,12 @@ from perdure.schema.runs import RunStatus
 
 from . import rows
 from .events import record_matches
-from .rows import Found, Statements, encode
+from .rows import Statements, encode
 
 _decode_known = msgspec.json.Decoder(list[tuple[str, int | None]]).decode
 
 
-def ingest_events(db: Statements, ingests: list[tuple[int, IngestEvent]]) -> Found:
+def ingest_events(db: Statements, ingests: list[tuple[int, IngestEvent]]) -> list[tuple[int, Ingested]]:
     """See IngestEvent; of two changes for one id in a batch the first one counts, as if it had come before."""
     fresh: dict[str, tuple[int, IngestEvent]] = {}
     for n, change in ingests:

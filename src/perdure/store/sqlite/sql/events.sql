@@ -95,5 +95,20 @@ select json_group_array(json(json)) from (
     order by runs.id
 );
 
+-- name: runs_by_parent
+-- The runs that the tasks :tasks ([[run_id, task_id], ...]) have asked for as a JSON list of RunRow, oldest first.
+select json_group_array(json(json)) from (
+    select rows.json
+    from (select distinct json_extract(value, '$[0]') as run_id from json_each(:tasks)) as parents
+    cross join runs indexed by runs_parent_idx
+    cross join run_rows as rows on rows.env = runs.env and rows.id = runs.id
+    where
+        runs.env = :env and runs.parent_run_id = parents.run_id
+        and (runs.parent_run_id, runs.parent_task_id) in (
+            select json_extract(value, '$[0]'), json_extract(value, '$[1]') from json_each(:tasks)
+        )
+    order by runs.id
+);
+
 -- name: get_event
 select json from event_rows where env = :env and id = :id;
