@@ -170,7 +170,7 @@ class BatchPlan(Plan):
     def _open(self, execution: Execution, parent: TaskRecord, index: int) -> TaskRecord:
         """The record of the task for one run; made if it is new."""
         run_id = execution.claim.run_id
-        key = idempotency_key(run_id, parent.id, [index])
+        key = idempotency_key(run_id, parent.id, str(index))
         task = task_id(key)
         records = execution.records
         record = records.open(task)
@@ -193,7 +193,7 @@ class BatchPlan(Plan):
         if self._records is None:  # a replay: there may be fewer than there are payloads now, or more
             execution, parent = operation.scope.execution, operation.record
             found = (
-                execution.records.find(task_id(idempotency_key(execution.claim.run_id, parent.id, [index])))
+                execution.records.find(task_id(idempotency_key(execution.claim.run_id, parent.id, str(index))))
                 for index in range(len(self._payloads))
             )
             self._records = [record for record in found if record is not None]
