@@ -193,7 +193,9 @@ class BatchPlan(Plan):
         if self._records is None:  # a replay: there may be fewer than there are payloads now, or more
             execution, parent = operation.scope.execution, operation.record
             found = (
-                execution.records.find(task_id(idempotency_key(execution.claim.run_id, parent.id, str(index))))
+                execution.records.find(
+                    task_id(idempotency_key(execution.claim.run_id, parent.id, str(index)))
+                )
                 for index in range(len(self._payloads))
             )
             self._records = [record for record in found if record is not None]

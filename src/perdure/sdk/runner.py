@@ -67,6 +67,8 @@ class Runner:
         self._bodies = DaemonThreads(threads, "perdure-body")
         self._sync_runs = DaemonThreads(None, "perdure-run")
         self._executions: dict[tuple[str, int], Execution] = {}
+        # What came for runs that are claimed and on their way here: their claims don't have it.
+        self._early: dict[tuple[str, int], list[Resolution]] = {}
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._outside = Context()
@@ -88,6 +90,7 @@ class Runner:
             while len(self._executions) >= self._max:
                 self._changed.clear()
                 await self._changed.wait()
+            self._early.clear()
             try:
                 claims = await self._source.claim(self._max - len(self._executions))
             except UnavailableError:
@@ -119,6 +122,8 @@ class Runner:
             on_finished=self._finished,
         )
         self._executions[claim.run_id, claim.execution] = execution
+        for resolution in self._early.pop((claim.run_id, claim.execution), ()):
+            execution.others.resolved(resolution)
         try:
             payload = job.trigger.schema.parse(claim.event.payload, job_id=job.id)
             context = context_of(claim, self._environment)
@@ -162,6 +167,8 @@ class Runner:
         execution = self._executions.get((run_id, number))
         if execution is not None:
             execution.others.resolved(resolution)
+        else:
+            self._early.setdefault((run_id, number), []).append(resolution)
 
     def _blocked(self, task: asyncio.Task[Any] | None, message: str) -> None:
         """The loop is blocked by `task`: say so on the run, if it is one's. Called by the watchdog's thread."""
