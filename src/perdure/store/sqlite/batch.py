@@ -58,7 +58,7 @@ from .claims import (
 from .ingest import enter_ready, ingest_events, insert_runs
 from .rows import Found, Statements, encode
 
-Handler: TypeAlias = Callable[[Statements, list[tuple[int, Any]]], Found]
+Handler: TypeAlias = Callable[[Statements, list[tuple[int, Any]]], Sequence[tuple[int, Result]]]
 
 
 def apply_changes(db: Statements, changes: Sequence[Change]) -> list[Result]:
