@@ -17,6 +17,9 @@ from perdure.schema.reasons import (
     Paused,
     Unattended,
     Unknown,
+    WaitsForCall,
+    WaitsForEvent,
+    WaitsForRun,
     WaitsUntil,
 )
 from perdure.testing.virtual_clock import START
@@ -171,3 +174,53 @@ async def test_waits_and_retries(app):
     [reason] = of_retry
     assert abs(reason.at - (START + HOUR)) < timedelta(seconds=1)
     assert reason.task is None
+
+
+async def test_waits_for_another_run(app):
+    blocker = define_blocker(app)
+
+    async def parent(payload, io, ctx):
+        await blocker.invoke_and_wait(None, key="child")
+
+    app.define(parent)
+    async with app.embedded():
+        run_id = await app.start("parent")
+        await app.clock.advance(100)
+        [child] = await app.client.get_runs(parent=run_id)
+        found = await why(app, run_id)
+        await app.client.cancel_run(child.id)
+        await app.end_of(run_id)
+
+    assert found == [WaitsForRun(task="child", run_id=child.id, job_id="blocker", status=RunStatus.EXECUTING)]
+    assert child.parent_run_id == run_id
+
+
+async def test_waits_for_an_event(app):
+    async def listener(payload, io, ctx):
+        await io.wait_for_event("either", ["paid", "refunded"], timeout=2 * HOUR)
+
+    app.define(listener)
+    async with app.embedded():
+        run_id = await app.start("listener")
+        await app.clock.advance(HOUR)
+        [reason] = await why(app, run_id)
+
+    assert isinstance(reason, WaitsForEvent)
+    assert (reason.task, reason.names) == ("either", ("paid", "refunded"))
+    assert abs(reason.until - (START + 2 * HOUR)) < timedelta(seconds=1)
+    assert str(reason).startswith("task 'either' waits for event 'paid' or 'refunded', until 2030-01-01")
+
+
+async def test_waits_for_a_request(app):
+    async def fetcher(payload, io, ctx):
+        await io.background_fetch(
+            "get", "http://127.0.0.1:9/", retry={"all": Retry(attempts=2, min_delay=7200, max_delay=7200)}
+        )
+
+    app.define(fetcher)
+    async with app.embedded():
+        run_id = await app.start("fetcher")
+        await app.clock.advance(HOUR)
+        found = await why(app, run_id)
+
+    assert [(type(reason), reason.task, reason.attempt) for reason in found] == [(WaitsForCall, "get", 2)]

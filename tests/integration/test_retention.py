@@ -120,6 +120,29 @@ async def test_delayed_events_are_not_pruned(app):
         assert await jobs_of_runs(app) == ["good"]
 
 
+async def test_what_a_live_run_has_waited_for_stays(app):
+    async def child(payload, io, ctx):
+        return payload
+
+    child_job = app.define(child)
+
+    async def parent(payload, io, ctx):
+        result = await child_job.invoke_and_wait(payload, key="child")
+        await io.wait("long", 5 * HOUR)
+        return result.output
+
+    app.define(parent)
+    async with app.embedded(retention={"default": HOUR}):
+        run_id = await app.start("parent", "x")
+        await app.clock.advance(4 * HOUR)
+        assert await jobs_of_runs(app) == ["child", "parent"]
+
+        assert (await app.end_of(run_id, 10 * HOUR)).output == "x"
+        await app.clock.advance(HOUR + timedelta(minutes=3))
+        assert await jobs_of_runs(app) == []
+        assert await app.client.check() == []
+
+
 @pytest.mark.parametrize("retention", [{"complete": 1}, {"completed": -1}, 5, {"completed": "week"}])
 async def test_what_is_no_retention_is_refused(app, retention):
     with pytest.raises(UsageError, match="retention"):
