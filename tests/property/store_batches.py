@@ -54,6 +54,7 @@ OWNERS = ("one", "two")
 TASKS = ("t1", "t2", "t3", "t4")
 OPEN: dict[str, Any] = {"status": TaskStatus.WAITING, "seq": None, "interrupted": None, "completed_at": None}
 ERROR = ErrorInfo(name="E", message="m")
+SURROGATE = '"\ud800"'
 MOVABLE = [status for status in RunStatus if status is not RunStatus.EXECUTING]
 
 
@@ -76,6 +77,20 @@ class Batches:
             batch.append(self._pick(batch))
         self._past = [*self._past[-5:], batch]
         return batch
+
+    def poisoned(self) -> list[Change] | None:
+        """Now and then a batch that a store has to reject as a whole: text that can't be stored, early or late in it."""
+        if not self._chance(0.08):
+            return None
+        batch = [self._change() for _ in range(4)]
+        poison = self._pick(
+            [
+                replace(self.ingest(), event=replace(self.event(), payload=SURROGATE)),
+                SetValue(scope="env", key="a", value=SURROGATE, at=self.now),
+                PutAccount(id="acc", metadata=SURROGATE, at=self.now),
+            ]
+        )
+        return [*batch, poison]
 
     def _change(self) -> Change:
         makers = list(_MAKERS)

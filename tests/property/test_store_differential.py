@@ -194,6 +194,9 @@ async def play(seed: int, seen: Counter[tuple[str, str]]) -> None:
     try:
         for n in range(BATCHES):
             batch = batches.next()
+            if poisoned := batches.poisoned():
+                with pytest.raises(ValueError, match="surrogates"):
+                    await store.apply(poisoned)
             note = f"seed {seed}, batch {n}"
             found = await store.apply(batch)
             picked = [[claim.run_id for claim in each.claims] for each in found if isinstance(each, Claimed)]
