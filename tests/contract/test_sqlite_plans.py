@@ -9,7 +9,7 @@ import pytest
 from perdure.engine.store import DeleteRuns, RunFilter
 from perdure.schema.effects import AnnotateRun, SetValue, UpdateStatus
 from perdure.schema.runs import RunStatus
-from perdure.store.sqlite import SqliteStore, claims, connection
+from perdure.store.sqlite import SqliteStore, claims, connection, tasks
 from perdure.store.sqlite.store import queries
 from perdure.testing.store_contract.delayed import delay, deliver, put, tick
 from perdure.testing.store_contract.factories import (
@@ -116,6 +116,8 @@ async def test_no_query_scans_a_table(store, name):
         ("childless_events", "SEARCH events USING INDEX events_arrived_idx (env=? AND arrived_at<?)"),
         ("runs_by_event", "SEARCH runs USING COVERING INDEX runs_event_idx (env=? AND event_id=?)"),
         ("count_by_status", "SEARCH runs USING COVERING INDEX runs_status_idx (env=?)"),
+        ("size_tasks", "SEARCH tasks USING PRIMARY KEY (env=? AND run_id=?)"),
+        ("whole_tasks_by_run", "SEARCH tasks USING PRIMARY KEY (env=? AND run_id=?)"),
         ("tasks_by_run", "SEARCH tasks USING PRIMARY KEY (env=? AND run_id=?)"),
     ],
 )
@@ -242,7 +244,7 @@ async def test_new_kinds_of_changes_take_few_statements_whatever_their_number(st
 
 
 async def test_claims_carry_at_most_what_one_answer_can_hold(store, monkeypatch):
-    monkeypatch.setattr(claims, "CLAIM_TOTAL_BYTES_MAX", 250)
+    monkeypatch.setattr(tasks, "TOTAL_BYTES_MAX", 250)
     ids = ["run_1", "run_2", "run_3"]
     await apply(store, *map(ingest, ids), claim())
     output = '"' + "x" * 98 + '"'

@@ -47,7 +47,6 @@ from perdure.schema.runs import RunStatus, TaskStatus
 
 from . import children, events, resolving, retention, rows, state, waiting
 from .claims import (
-    CLAIM_TOTAL_BYTES_MAX,
     claim_runs,
     leave_leases,
     release_leases,
@@ -57,6 +56,7 @@ from .claims import (
 )
 from .ingest import enter_ready, ingest_events, insert_runs
 from .rows import Found, Statements, encode
+from .tasks import TOTAL_BYTES_MAX, read_tasks
 
 Handler: TypeAlias = Callable[[Statements, list[tuple[int, Any]]], Sequence[tuple[int, Result]]]
 
@@ -402,10 +402,7 @@ def _is_stored(task: TaskRecord, stored: TaskRecord | None) -> bool:
 
 def fetch_tasks(db: Statements, ids: str) -> list[tuple[str, TaskRecord]]:
     """(run id, task) of the runs `ids` (JSON) by position, with every output."""
-    total = CLAIM_TOTAL_BYTES_MAX
-    tasks = rows.decode_tasks(
-        db.fetch("tasks_by_run", ids=ids, bytes_max=total, total_max=total, opened_min=PLATFORM_ROW)
-    )
+    tasks = read_tasks(db, ids, bytes_max=TOTAL_BYTES_MAX, opened_min=PLATFORM_ROW)
     for run_id, task in tasks:
         if task.omitted:
             task.output, task.types = rows.decode_output(db.fetch("get_output", run_id=run_id, id=task.id))

@@ -24,8 +24,7 @@ from perdure.store.queries import load_queries
 from . import rows
 from .ingest import enter_ready
 from .rows import Found, Statements, encode
-
-CLAIM_TOTAL_BYTES_MAX = 64_000_000  # outputs of one answer; what doesn't fit is fetched one by one
+from .tasks import read_tasks
 
 _PICK_MAX = 100  # lanes in one statement
 
@@ -169,14 +168,8 @@ def _mark(db: Statements, dealt: Sequence[_Share], picked: list[Claim]) -> None:
 def _attach_tasks(db: Statements, change: ClaimRuns, claims: list[Claim]) -> None:
     resumed = {claim.run_id: claim for claim in claims if claim.execution > 1}
     if resumed:
-        found = db.fetch(
-            "tasks_by_run",
-            ids=encode(list(resumed)),
-            bytes_max=change.output_bytes_max,
-            total_max=CLAIM_TOTAL_BYTES_MAX,
-            opened_min=0,
-        )
-        for run_id, task in rows.decode_tasks(found):
+        ids = encode(list(resumed))
+        for run_id, task in read_tasks(db, ids, bytes_max=change.output_bytes_max, opened_min=0):
             resumed[run_id].tasks.append(task)
 
 

@@ -117,6 +117,26 @@ where
     env = :env and run_id in (select value from json_each(:ids)) and status = :canceled
     and interrupted is null;
 
+-- name: size_tasks
+-- Of the outputs (with their types) of the runs :ids, in bytes: those of the largest run, and all. Both are null without tasks.
+select max(bytes), sum(bytes) from (
+    select sum(coalesce(length(cast(output as blob)), 0) + coalesce(length(cast(types as blob)), 0)) as bytes
+    from tasks
+    where env = :env and run_id in (select value from json_each(:ids)) and opened >= :opened_min
+    group by run_id
+);
+
+-- name: whole_tasks_by_run
+-- The same as tasks_by_run where every output fits, in no order. Hot.
+select json_group_array(json_array(run_id, json_object(
+    'id', id, 'idempotency_key', idempotency_key, 'key', key, 'name', name, 'status', status,
+    'position', position, 'opened', opened, 'absorbed', json(iif(absorbed, 'true', 'false')), 'parent_id', parent_id,
+    'seq', seq, 'interrupted', interrupted, 'attempts', attempts, 'due_at', due_at, 'started_at', started_at,
+    'completed_at', completed_at, 'output', output, 'types', types, 'error', json(error), 'details', details
+)))
+from tasks
+where env = :env and run_id in (select value from json_each(:ids)) and opened >= :opened_min;
+
 -- name: tasks_by_run
 -- The tasks of the runs :ids as [[run_id, TaskRecord], ...] by position. Outputs come along while their sum stays within
 -- :bytes_max of the run and :total_max of all; the others are marked omitted. :total_max keeps the JSON within SQLite's
