@@ -371,7 +371,12 @@ class Batches:
             failed_tasks=["t1"] if self._chance(0.2) else [],
             tasks=[self.task(run_id=run.id) for _ in range(self._pick([0, 0, 1, 2]) if run.execution else 0)],
             logs=self.logs(),
-            effects=self.effects(run.id),
+            # No move asks for a run: executions do that by recording the task that waits for it.
+            effects=[
+                effect
+                for effect in self.effects(run.id)
+                if not (isinstance(effect, IngestEvent) and any(new.parent_run_id for new in effect.runs))
+            ],
             reset=self.random.sample(TASKS, self._pick([1, 2])) if self._chance(0.15) else [],
             reset_open=self._chance(0.15),
         )

@@ -63,7 +63,7 @@ class EventWrites(Tables):
 
     # --- events ----------------------------------------------------------------------------------------------------------
 
-    def ingest_event(self, change: IngestEvent) -> Result:
+    def ingest_event(self, change: IngestEvent) -> Ingested:
         stored = self.events.get(change.event.id)
         if stored is None:
             self._add_event(change.event, change.runs, change.created_at)

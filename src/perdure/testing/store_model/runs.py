@@ -8,6 +8,7 @@ from typing import TypeAlias, TypeVar
 
 from msgspec.structs import replace
 
+from perdure.engine.core.endings import end_of_child
 from perdure.engine.store import (
     Applied,
     AwaitEvent,
@@ -15,6 +16,7 @@ from perdure.engine.store import (
     FinishMatch,
     IngestEvent,
     MoveRun,
+    NewRun,
     OperationRow,
     RecordTasks,
     Refused,
@@ -82,15 +84,32 @@ class RunWrites(EventWrites):
         for effect in effects:
             if isinstance(effect, StartOperation):
                 self._start(effect)
+        ingests = [effect for effect in effects if isinstance(effect, IngestEvent)]
+        known = [effect for effect in ingests if self.ingest_event(effect).duplicate]
+        self._take_up([effect for effect in known if effect.runs and effect.runs[0].parent_task_id])
         for effect in effects:
             if isinstance(effect, AwaitEvent):
                 self._wait(effect.run_id, effect.wait)
         for effect in effects:
-            if isinstance(effect, IngestEvent):
-                self.carry_out(effect)
-        for effect in effects:
             if not isinstance(effect, StartOperation | AwaitEvent | IngestEvent):
                 self.carry_out(effect)
+
+    def _take_up(self, asked: Sequence[IngestEvent]) -> None:
+        """Tasks ask once more for runs that they had asked for; see RecordTasks."""
+        latest = [self._asked_for(effect.runs[0]) for effect in asked]
+        for effect, run in zip(asked, latest, strict=True):
+            if run is None or (run.status.is_terminal and run.status is not RunStatus.COMPLETED):
+                event = replace(effect.event, id=f"{effect.event.id}:{effect.runs[0].id}")
+                self.ingest_event(replace(effect, event=event))
+        for effect, run in zip(asked, latest, strict=True):
+            if run is not None and run.status is RunStatus.COMPLETED:
+                self.resolve_task(end_of_child(run, effect.created_at))
+
+    def _asked_for(self, new: NewRun) -> RunRow | None:
+        """The latest run that the task which `new` is for has asked for."""
+        task = (new.parent_run_id, new.parent_task_id)
+        found = [run for run in self.runs.values() if (run.parent_run_id, run.parent_task_id) == task]
+        return max(found, key=lambda run: run.id, default=None)
 
     def _write_task(self, run_id: str, task: TaskRecord) -> None:
         rows = self.tasks.setdefault(run_id, {})
