@@ -10,18 +10,17 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-import threading
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from perdure.clock import Clock, SystemClock
 from perdure.errors import ConfigurationError, StoreBrokenError, UnavailableError, UsageError
 from perdure.store.migrate import Migration, load_migrations, pending_migrations
 
 from .known import Known
+from .lane import Lane
 from .lock import FileLock
 from .watch import FileWatch
 
@@ -51,56 +50,6 @@ _ASIDE_TIMEOUT_SECONDS = 5.0  # how long such a read waits for a lock inside of 
 def _code(error: BaseException) -> int | None:
     code = getattr(error, "sqlite_errorcode", None)
     return code & 0xFF if isinstance(code, int) else None
-
-
-class Lane:
-    """A thread that runs calls one after another; `inline`: none, the caller runs them itself."""
-
-    def __init__(self, name: str, *, inline: bool) -> None:
-        self._queue: SimpleQueue[
-            tuple[Callable[[], Any], asyncio.AbstractEventLoop, asyncio.Future[Any]] | None
-        ]
-        self._queue = SimpleQueue()
-        self._thread = None if inline else threading.Thread(target=self._serve, name=name, daemon=True)
-        if self._thread:
-            self._thread.start()
-
-    async def run(self, call: Callable[[], T]) -> T:
-        """What `call` returns or raises. Cancelling the wait doesn't cancel the call."""
-        if self._thread is None:
-            return call()
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-        self._queue.put((call, loop, future))
-        return await future
-
-    async def stop(self) -> None:
-        """Finish what was submitted; nothing may be submitted afterwards."""
-        if self._thread is not None:
-            await self.run(lambda: None)
-            self._queue.put(None)
-            self._thread.join()
-
-    def _serve(self) -> None:
-        while item := self._queue.get():
-            call, loop, future = item
-            value, error = None, None
-            try:
-                value = call()
-            except BaseException as caught:  # noqa: BLE001 - it belongs to the caller
-                error = caught
-            with suppress(RuntimeError):  # the caller's loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(_settle, future, value, error)
-            del item, call, future, value, error
-
-
-def _settle(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
-    if future.done():  # its waiter was cancelled
-        return
-    if error is None:
-        future.set_result(value)
-    else:
-        future.set_exception(error)
 
 
 class Database:
