@@ -19,7 +19,9 @@ from perdure.schema.runs import ErrorInfo, RunStatus
 
 from .known import Known
 
-Row = tuple[Any, ...]  # what JSON can say
+Row = tuple[
+    Any, ...
+]  # what JSON can say; what is rarely there in a `rest` of its own, to save taking it apart
 Found = list[tuple[int, Result]]
 """Results of changes, by their place in the batch."""
 
@@ -56,23 +58,39 @@ def _json_text(value: ErrorInfo | list[str] | None) -> str | None:
 
 
 def event_row(event: EventRecord, created_at: int) -> Row:
-    delayed = event.deliver_at is not None and event.deliver_at > created_at
+    if (
+        event.context
+        is event.account_id
+        is event.source_context
+        is event.deliver_at
+        is event.run_options
+        is None
+        and not event.is_test
+    ):
+        rest = None
+    else:
+        delayed = event.deliver_at is not None and event.deliver_at > created_at
+        rest = encode(
+            (
+                event.context,
+                event.is_test,
+                event.account_id,
+                event.source_context,
+                event.deliver_at,
+                event.deliver_at if delayed else None,
+                event.run_options,
+                max(created_at, event.deliver_at or 0),
+            )
+        )
     return (
         event.id,
         event.name,
         event.payload,
-        event.context,
         event.source,
         event.timestamp,
-        event.is_test,
         created_at,
-        event.account_id,
-        event.source_context,
-        event.deliver_at,
-        event.deliver_at if delayed else None,
         event.delivered_at,
-        max(created_at, event.deliver_at or 0),
-        event.run_options,
+        rest,
     )
 
 
@@ -89,6 +107,25 @@ def edit_row(change: IngestEvent) -> Row:
 
 
 def new_run_row(run: RunRow) -> Row:
+    if (
+        run.reason is run.account_id is run.parent_run_id is run.parent_task_id is run.metadata is None
+        and not (run.is_test or run.queue_key or run.tags or run.is_internal)
+    ):
+        rest = None
+    else:
+        rest = encode(
+            (
+                run.reason,
+                run.is_test,
+                run.queue_key,
+                run.account_id,
+                run.parent_run_id,
+                run.parent_task_id,
+                _json_text(run.tags),
+                run.metadata,
+                run.is_internal,
+            )
+        )
     return (
         run.id,
         run.job_id,
@@ -97,17 +134,9 @@ def new_run_row(run: RunRow) -> Row:
         run.status,
         run.priority,
         run.created_at,
-        run.reason,
-        run.is_test,
         run.number,
         run.queue,
-        run.queue_key,
-        run.account_id,
-        run.parent_run_id,
-        run.parent_task_id,
-        _json_text(run.tags),
-        run.metadata,
-        run.is_internal,
+        rest,
     )
 
 
@@ -136,27 +165,50 @@ def new_run(run: NewRun, event: EventRecord, number: int) -> RunRow:
 
 
 def move_row(move: MoveRun) -> Row:
-    return (
-        move.run_id,
-        move.status,
-        (move.at if move.ready_at is None else move.ready_at) if move.status is RunStatus.QUEUED else None,
-        move.wake_at,
-        move.add_spent_ms,
-        move.crashes,
-        move.output,
-        move.types,
-        _json_text(move.error),
-        move.reason,
-        _json_text(move.failed_tasks),
-        move.completed_at,
-        move.priority,
-        move.failures,
-        move.open_waits,
-        move.resume_at,
-    )
+    if (
+        move.completed_at is not None
+        and move.types is move.error is move.reason is move.priority is move.failures is None
+        and not (move.crashes or move.failed_tasks)
+    ):
+        rest = None
+    else:
+        queued = move.status is RunStatus.QUEUED
+        rest = encode(
+            (
+                (move.at if move.ready_at is None else move.ready_at) if queued else None,
+                move.wake_at,
+                move.crashes,
+                move.types,
+                _json_text(move.error),
+                move.reason,
+                _json_text(move.failed_tasks),
+                move.priority,
+                move.failures,
+                move.open_waits,
+                move.resume_at,
+            )
+        )
+    return (move.run_id, move.status, move.add_spent_ms, move.output, move.completed_at, rest)
 
 
 def task_row(run_id: str, task: TaskRecord) -> Row:
+    if (
+        task.parent_id is task.interrupted is task.due_at is task.error is task.details is task.types is None
+        and not task.absorbed
+    ):
+        rest = None
+    else:
+        rest = encode(
+            (
+                task.parent_id,
+                task.interrupted,
+                task.due_at,
+                _json_text(task.error),
+                task.details,
+                task.types,
+                task.absorbed,
+            )
+        )
     return (
         run_id,
         task.id,
@@ -165,19 +217,13 @@ def task_row(run_id: str, task: TaskRecord) -> Row:
         task.name,
         task.status,
         task.position,
-        task.parent_id,
+        task.opened,
         task.seq,
-        task.interrupted,
         task.attempts,
-        task.due_at,
         task.started_at,
         task.completed_at,
-        _json_text(task.error),
-        task.details,
         task.output,
-        task.types,
-        task.opened,
-        task.absorbed,
+        rest,
     )
 
 

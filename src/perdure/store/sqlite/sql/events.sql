@@ -10,18 +10,19 @@ select
     exists (select 1 from event_waiters where env = :env);
 
 -- name: insert_events
--- :events: [[id, name, payload, context, source, timestamp, is_test, created_at, account_id, source_context, deliver_at,
--- due_at, delivered_at, arrived_at, run_options], ...]
-with batch as materialized (select value as r from json_each(:events))
+-- :events: [[id, name, payload, source, timestamp, created_at, delivered_at, rest], ...], rest: null or [context, is_test,
+-- account_id, source_context, deliver_at, due_at, run_options, arrived_at] as JSON text. Hot.
+with batch as materialized (select value as r, json_extract(value, '$[7]') as rest from json_each(:events))
 insert into events (
-    env, id, name, payload, context, source, timestamp, is_test, created_at, account_id, source_context, deliver_at,
-    due_at, delivered_at, arrived_at, run_options
+    env, id, name, payload, source, timestamp, created_at, delivered_at, context, is_test, account_id, source_context,
+    deliver_at, due_at, run_options, arrived_at
 )
 select
     :env, json_extract(r, '$[0]'), json_extract(r, '$[1]'), json_extract(r, '$[2]'), json_extract(r, '$[3]'),
-    json_extract(r, '$[4]'), json_extract(r, '$[5]'), json_extract(r, '$[6]'), json_extract(r, '$[7]'),
-    json_extract(r, '$[8]'), json_extract(r, '$[9]'), json_extract(r, '$[10]'), json_extract(r, '$[11]'),
-    json_extract(r, '$[12]'), json_extract(r, '$[13]'), json_extract(r, '$[14]')
+    json_extract(r, '$[4]'), json_extract(r, '$[5]'), json_extract(r, '$[6]'), json_extract(rest, '$[0]'),
+    coalesce(json_extract(rest, '$[1]'), 0), json_extract(rest, '$[2]'), json_extract(rest, '$[3]'),
+    json_extract(rest, '$[4]'), json_extract(rest, '$[5]'), json_extract(rest, '$[6]'),
+    coalesce(json_extract(rest, '$[7]'), json_extract(r, '$[5]'))
 from batch;
 
 -- name: edit_events
@@ -57,20 +58,21 @@ where true
 on conflict (env, job_id) do update set last_number = excluded.last_number;
 
 -- name: insert_runs
--- :runs: [[id, job_id, job_version, event_id, status, priority, created_at, reason, is_test, number, queue, queue_key,
--- account_id, parent_run_id, parent_task_id, tags, metadata, is_internal], ...]
-with batch as materialized (select value as r from json_each(:runs))
+-- :runs: [[id, job_id, job_version, event_id, status, priority, created_at, number, queue, rest], ...], rest: null or
+-- [reason, is_test, queue_key, account_id, parent_run_id, parent_task_id, tags, metadata, is_internal] as JSON text. Hot.
+with batch as materialized (select value as r, json_extract(value, '$[9]') as rest from json_each(:runs))
 insert into runs (
-    env, id, job_id, job_version, event_id, status, priority, created_at, queued_at, reason, is_test, number, queue,
+    env, id, job_id, job_version, event_id, status, priority, created_at, queued_at, number, queue, reason, is_test,
     queue_key, account_id, parent_run_id, parent_task_id, tags, metadata, is_internal,
     execution, crashes, failures, spent_ms, failed_tasks
 )
 select
     :env, json_extract(r, '$[0]'), json_extract(r, '$[1]'), json_extract(r, '$[2]'), json_extract(r, '$[3]'),
     json_extract(r, '$[4]'), json_extract(r, '$[5]'), json_extract(r, '$[6]'), json_extract(r, '$[6]'),
-    json_extract(r, '$[7]'), json_extract(r, '$[8]'), json_extract(r, '$[9]'), json_extract(r, '$[10]'),
-    json_extract(r, '$[11]'), json_extract(r, '$[12]'), json_extract(r, '$[13]'), json_extract(r, '$[14]'),
-    json_extract(r, '$[15]'), json_extract(r, '$[16]'), json_extract(r, '$[17]'), 0, 0, 0, 0, '[]'
+    json_extract(r, '$[7]'), json_extract(r, '$[8]'), json_extract(rest, '$[0]'),
+    coalesce(json_extract(rest, '$[1]'), 0), coalesce(json_extract(rest, '$[2]'), ''), json_extract(rest, '$[3]'),
+    json_extract(rest, '$[4]'), json_extract(rest, '$[5]'), coalesce(json_extract(rest, '$[6]'), '[]'),
+    json_extract(rest, '$[7]'), coalesce(json_extract(rest, '$[8]'), 0), 0, 0, 0, 0, '[]'
 from batch;
 
 -- name: insert_tags

@@ -17,26 +17,28 @@ select
     exists (select 1 from event_waiters where env = :env) or exists (select 1 from operations where env = :env);
 
 -- name: move_runs
--- :moves: [[id, status, queued_at or null, wake_at, add_spent_ms, crashes, output, types, error, reason, failed_tasks,
--- completed_at, priority or null, failures or null, open_waits, resume_at], ...], one per run; null for the three that
--- may be keeps them.
-with batch as materialized (select value as r, json_extract(value, '$[0]') as id from json_each(:moves))
+-- :moves: [[id, status, add_spent_ms, output, completed_at, rest], ...], one per run, rest: null or [queued_at or null,
+-- wake_at, crashes, types, error, reason, failed_tasks, priority or null, failures or null, open_waits, resume_at] as JSON
+-- text; null for the three that may be keeps them. Hot.
+with batch as materialized (
+    select value as r, json_extract(value, '$[0]') as id, json_extract(value, '$[5]') as rest from json_each(:moves)
+)
 update runs set
     status = json_extract(r, '$[1]'),
-    queued_at = coalesce(json_extract(r, '$[2]'), queued_at),
-    wake_at = json_extract(r, '$[3]'),
-    spent_ms = spent_ms + json_extract(r, '$[4]'),
-    crashes = json_extract(r, '$[5]'),
-    output = json_extract(r, '$[6]'),
-    types = json_extract(r, '$[7]'),
-    error = json_extract(r, '$[8]'),
-    reason = json_extract(r, '$[9]'),
-    failed_tasks = json_extract(r, '$[10]'),
-    completed_at = json_extract(r, '$[11]'),
-    priority = coalesce(json_extract(r, '$[12]'), priority),
-    failures = coalesce(json_extract(r, '$[13]'), failures),
-    open_waits = json_extract(r, '$[14]'),
-    resume_at = json_extract(r, '$[15]')
+    spent_ms = spent_ms + json_extract(r, '$[2]'),
+    output = json_extract(r, '$[3]'),
+    completed_at = json_extract(r, '$[4]'),
+    queued_at = coalesce(json_extract(rest, '$[0]'), queued_at),
+    wake_at = json_extract(rest, '$[1]'),
+    crashes = coalesce(json_extract(rest, '$[2]'), 0),
+    types = json_extract(rest, '$[3]'),
+    error = json_extract(rest, '$[4]'),
+    reason = json_extract(rest, '$[5]'),
+    failed_tasks = coalesce(json_extract(rest, '$[6]'), '[]'),
+    priority = coalesce(json_extract(rest, '$[7]'), priority),
+    failures = coalesce(json_extract(rest, '$[8]'), failures),
+    open_waits = coalesce(json_extract(rest, '$[9]'), 0),
+    resume_at = json_extract(rest, '$[10]')
 from batch
 where runs.env = :env and runs.id = batch.id;
 

@@ -1,20 +1,22 @@
 -- Tasks and logs of runs. :ids are run ids.
 
 -- name: record_tasks
--- :tasks: [[run_id, id, idempotency_key, key, name, status, position, parent_id, seq, interrupted, attempts, due_at,
--- started_at, completed_at, error, details, output, types, opened, absorbed], ...]; of two rows for one task the later one
--- counts. What somebody else resolved (completed without seq) gives way only to what the run's code has seen of it. Hot.
-with batch as materialized (select value as r from json_each(:tasks))
+-- :tasks: [[run_id, id, idempotency_key, key, name, status, position, opened, seq, attempts, started_at, completed_at,
+-- output, rest], ...], rest: null or [parent_id, interrupted, due_at, error, details, types, absorbed] as JSON text; of two
+-- rows for one task the later one counts. What somebody else resolved (completed without seq) gives way only to what the
+-- run's code has seen of it. Hot.
+with batch as materialized (select value as r, json_extract(value, '$[13]') as rest from json_each(:tasks))
 insert into tasks (
-    env, run_id, id, idempotency_key, key, name, status, position, parent_id, seq, interrupted, attempts, due_at,
-    started_at, completed_at, error, details, output, types, opened, absorbed
+    env, run_id, id, idempotency_key, key, name, status, position, opened, seq, attempts, started_at, completed_at, output,
+    parent_id, interrupted, due_at, error, details, types, absorbed
 )
 select
     :env, json_extract(r, '$[0]'), json_extract(r, '$[1]'), json_extract(r, '$[2]'), json_extract(r, '$[3]'),
     json_extract(r, '$[4]'), json_extract(r, '$[5]'), json_extract(r, '$[6]'), json_extract(r, '$[7]'),
     json_extract(r, '$[8]'), json_extract(r, '$[9]'), json_extract(r, '$[10]'), json_extract(r, '$[11]'),
-    json_extract(r, '$[12]'), json_extract(r, '$[13]'), json_extract(r, '$[14]'), json_extract(r, '$[15]'),
-    json_extract(r, '$[16]'), json_extract(r, '$[17]'), json_extract(r, '$[18]'), json_extract(r, '$[19]')
+    json_extract(r, '$[12]'), json_extract(rest, '$[0]'), json_extract(rest, '$[1]'), json_extract(rest, '$[2]'),
+    json_extract(rest, '$[3]'), json_extract(rest, '$[4]'), json_extract(rest, '$[5]'),
+    coalesce(json_extract(rest, '$[6]'), 0)
 from batch
 where true
 on conflict (env, run_id, id) do update set
