@@ -216,22 +216,26 @@ class Engine:
             UsageError: a job's concurrency key can't be worked out; of the events some may have been stored.
             UnavailableError: of the events some may have been stored; repeating with the same ids is safe.
         """
+        if len(events) == 1:  # who sends one event and waits holds no more than that, be it a hundred thousand of them
+            if self.writer.is_full:
+                await self.writer.room()
+            return [_ingested(await self._submit_event(events[0]))]
         submitted: list[asyncio.Future[Result]] = []
         for event in events:
             if self.writer.is_full:
                 await self.writer.room()
-            now = self.clock.now()
-            is_delayed = event.deliver_at is not None and event.deliver_at > now
-            runs = [] if is_delayed else self.registry.runs_of(event, now, self.run_ids)
-            if runs or (not is_delayed and event.name in self._commits.awaited_names):
-                event.delivered_at = now
-            submitted.append(
-                self.submit(
-                    IngestEvent(event=event, runs=runs, created_at=now, edit_before=now + EDIT_MARGIN_MS)
-                )
-            )
-        results = [await submitted[0]] if len(submitted) == 1 else await settled(submitted)
-        return [_ingested(result) for result in results]
+            submitted.append(self._submit_event(event))
+        return [_ingested(result) for result in await settled(submitted)]
+
+    def _submit_event(self, event: EventRecord) -> asyncio.Future[Result]:
+        now = self.clock.now()
+        is_delayed = event.deliver_at is not None and event.deliver_at > now
+        runs = [] if is_delayed else self.registry.runs_of(event, now, self.run_ids)
+        if runs or (not is_delayed and event.name in self._commits.awaited_names):
+            event.delivered_at = now
+        return self.submit(
+            IngestEvent(event=event, runs=runs, created_at=now, edit_before=now + EDIT_MARGIN_MS)
+        )
 
     async def cancel_event(self, event_id: str) -> EventRecord:
         """Keep an event from being delivered; one that is cancelled already is left as it is.

@@ -178,22 +178,27 @@ select env, run_id from (
 )
 
 -- name: pick_runs
--- The first runs of some lanes as a JSON list of Claim, as they will be once claimed (without tasks). Hot.
-select json_group_array(json(claim)) from (
-    select json_object(
-        'run_id', runs.id, 'execution', runs.execution + 1, 'job_id', runs.job_id, 'job_version', runs.job_version,
-        'event', json(event.json), 'started_at', coalesce(runs.started_at, :at), 'lease_expires_at', :expires_at,
-        'crashes', runs.crashes, 'failures', runs.failures, 'spent_ms', runs.spent_ms, 'priority', runs.priority,
-        'number', runs.number, 'tags', json(runs.tags), 'metadata', runs.metadata, 'wakes', runs.wakes,
-        'account', (select metadata from accounts where accounts.env = :env and accounts.id = runs.account_id),
-        'created_at', runs.created_at, 'parent_run_id', runs.parent_run_id, 'parent_task_id', runs.parent_task_id,
-        'is_internal', json(iif(runs.is_internal, 'true', 'false')), 'queue', runs.queue, 'queue_key', runs.queue_key
-    ) as claim
-    from (/* lanes */) as picked
-    cross join runs on runs.env = picked.env and runs.id = picked.run_id
-    cross join event_rows as event on event.env = runs.env and event.id = runs.event_id
-    where runs.status = :expected
-);
+-- The first runs of some lanes as a JSON list of Claim, as they will be once claimed (without tasks). JSON that comes from
+-- a view or a subquery would be parsed once more: hence the event's columns here. Hot.
+select json_group_array(json_object(
+    'run_id', runs.id, 'execution', runs.execution + 1, 'job_id', runs.job_id, 'job_version', runs.job_version,
+    'event', json_object(
+        'id', events.id, 'name', events.name, 'payload', events.payload, 'timestamp', events.timestamp,
+        'context', events.context, 'source', events.source, 'is_test', json(iif(events.is_test, 'true', 'false')),
+        'account_id', events.account_id, 'source_context', events.source_context, 'deliver_at', events.deliver_at,
+        'delivered_at', events.delivered_at, 'cancelled_at', events.cancelled_at, 'run_options', events.run_options
+    ),
+    'started_at', coalesce(runs.started_at, :at), 'lease_expires_at', :expires_at,
+    'crashes', runs.crashes, 'failures', runs.failures, 'spent_ms', runs.spent_ms, 'priority', runs.priority,
+    'number', runs.number, 'tags', json(runs.tags), 'metadata', runs.metadata, 'wakes', runs.wakes,
+    'account', (select metadata from accounts where accounts.env = :env and accounts.id = runs.account_id),
+    'created_at', runs.created_at, 'parent_run_id', runs.parent_run_id, 'parent_task_id', runs.parent_task_id,
+    'is_internal', json(iif(runs.is_internal, 'true', 'false')), 'queue', runs.queue, 'queue_key', runs.queue_key
+))
+from (/* lanes */) as picked
+cross join runs on runs.env = picked.env and runs.id = picked.run_id
+cross join events on events.env = runs.env and events.id = runs.event_id
+where runs.status = :expected;
 
 -- name: claim_runs
 -- Raise the execution of the runs :ids, which were picked in this transaction. Hot.
