@@ -11,6 +11,9 @@ from perdure.errors import StoreBrokenError, UnavailableError
 
 C = TypeVar("C")
 
+_WRITES_ONLY = frozenset({"send"})
+"""The writer translates by itself; and of these there may be very many under way, for each of which this is a coroutine."""
+
 
 def tells_unavailable(cls: type[C]) -> type[C]:
     """Class decorator: every async method raises UnavailableError where the store beneath raises StoreBrokenError.
@@ -18,7 +21,7 @@ def tells_unavailable(cls: type[C]) -> type[C]:
     To whoever calls it there is no difference: nothing was done, and it can be repeated once the store was reopened.
     """
     for name, method in list(vars(cls).items()):
-        if inspect.iscoroutinefunction(method):
+        if inspect.iscoroutinefunction(method) and name not in _WRITES_ONLY:
             setattr(cls, name, _translated(method))
     return cls
 
