@@ -44,6 +44,13 @@ class Caller:
         else:
             self.trace.add("client", f"{name}: done")
 
+    def payload(self, may_have_key: bool = True) -> dict[str, str]:
+        """Of a tenant; now and then with a concurrency key, which is to be given with the event, too."""
+        payload = {"tenant": self.chance.choice("abc")}
+        if may_have_key and self.chance.random() < 0.2:
+            payload["key"] = "other"
+        return payload
+
     def some_run(self) -> str | None:
         """A run that was acknowledged."""
         known = list(self.ledger.acknowledged)
@@ -54,19 +61,26 @@ async def send(caller: Caller) -> None:
     """An event, often of an id that was used before."""
     event_id = f"event-{caller.chance.randrange(12)}"
     name = EVENTS[int(event_id[-1]) % 2]
-    event = await caller.client.send_event(name, {"id": event_id}, id=event_id)
+    event = await caller.client.send_event(name, caller.payload(False), id=event_id)
     caller.ledger.sent_event(event.id, [run.id for run in event.runs])
 
 
 async def send_fresh(caller: Caller) -> None:
-    event = await caller.client.send_event(caller.chance.choice(EVENTS[:2]))
+    payload = caller.payload()
+    event = await caller.client.send_event(
+        caller.chance.choice(EVENTS[:2]),
+        payload,
+        concurrency_key=payload.get("key"),
+        priority=caller.chance.choice((None, None, 0, 5)),
+    )
     caller.ledger.sent_event(event.id, [run.id for run in event.runs])
 
 
 async def send_several(caller: Caller) -> None:
     ids = [f"event-{caller.chance.randrange(20)}" for _ in range(3)]
     events = [
-        caller.client.event(EVENTS[int(event_id[-1]) % 2], {"id": event_id}, id=event_id) for event_id in ids
+        caller.client.event(EVENTS[int(event_id[-1]) % 2], caller.payload(False), id=event_id)
+        for event_id in ids
     ]
     for event in await caller.client.send_events(events):
         caller.ledger.sent_event(event.id, [run.id for run in event.runs])
@@ -77,7 +91,10 @@ async def invoke(caller: Caller) -> None:
         return
     program = caller.chance.choice(caller.programs)
     key = f"key-{program.job_id}-{caller.chance.randrange(3)}"
-    run = await caller.client.invoke(program.job_id, None, key=key)
+    payload = caller.chance.choice((None, caller.payload()))
+    run = await caller.client.invoke(
+        program.job_id, payload, key=key, concurrency_key=None if payload is None else payload.get("key")
+    )
     caller.ledger.sent_event(key, [run.id])
 
 
@@ -122,6 +139,22 @@ async def wait_for_end(caller: Caller) -> None:
             )
 
 
+async def pause(caller: Caller) -> None:
+    if caller.programs:
+        await caller.client.pause_queue(caller.chance.choice(caller.programs).queue.id)
+
+
+async def resume(caller: Caller) -> None:
+    if caller.programs:
+        await caller.client.resume_queue(caller.chance.choice(caller.programs).queue.id)
+
+
+async def ask_why(caller: Caller) -> None:
+    run_id = caller.some_run()
+    if run_id is not None:
+        await caller.client.why_not_running(run_id)
+
+
 ACTIONS: tuple[tuple[Callable[[Caller], Awaitable[None]], int], ...] = (
     (send, 6),
     (send_fresh, 3),
@@ -132,4 +165,7 @@ ACTIONS: tuple[tuple[Callable[[Caller], Awaitable[None]], int], ...] = (
     (continue_, 3),
     (look, 1),
     (wait_for_end, 2),
+    (pause, 1),
+    (resume, 2),
+    (ask_why, 1),
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from perdure.engine.core.transitions import INITIAL, TRANSITIONS
 from perdure.engine.store import (
@@ -18,7 +18,6 @@ from perdure.engine.store import (
     ClaimRuns,
     Ingested,
     IngestEvent,
-    LeaseRow,
     MoveRun,
     RecordTasks,
     Result,
@@ -31,12 +30,25 @@ from perdure.engine.store import (
 from perdure.schema.execution import TaskRecord
 from perdure.schema.runs import RunStatus, TaskStatus
 
+from .batch import Batch
 from .findings import Findings
 from .trace import Trace
 
 LEGAL = frozenset((status, following) for (status, _), following in TRANSITIONS.items())
 EVERYTHING = 1_000_000
 FAR = 1 << 60
+
+
+class Watch(Protocol):
+    """Looks at one concern of every commit, after the runs that it touches have been read."""
+
+    def before(self) -> None:
+        """A transaction was committed; `History` still shows what was before it."""
+        ...
+
+    async def after(self, batch: Batch) -> None:
+        """`History` shows what it left."""
+        ...
 
 
 class History:
@@ -53,6 +65,7 @@ class History:
         tasks: of each run, its tasks as last recorded.
         commits: how many there were.
         full_at: when no slot was free for the last time.
+        watches: who else looks at every commit.
     """
 
     def __init__(
@@ -64,6 +77,7 @@ class History:
         self.tasks: defaultdict[str, dict[str, TaskRecord]] = defaultdict(dict)
         self.commits = 0
         self.full_at = 0.0
+        self.watches: list[Watch] = []
         self._executing: set[str] = set()
         self._store = store
         self._findings = findings
@@ -76,7 +90,9 @@ class History:
         self.commits += 1
         if self.is_full:
             self.full_at = self._now()
-        batch = _Batch(self, changes, results)
+        for watch in self.watches:
+            watch.before()
+        batch = Batch(self.runs, changes, results)
         for change, result in batch.of(IngestEvent):
             self._ingested(batch, change, result)
         for change, result in batch.of(RecordTasks):
@@ -91,12 +107,14 @@ class History:
             self._claimed(batch, change, result)
         self._trace.add("commit", batch.describe())
         await self._look(batch)
+        for watch in self.watches:
+            await watch.after(batch)
         if self.commits % 16 == 0 or len(self.runs) <= 3:
             await self.look_at_all()
 
     # --- what the changes mean ------------------------------------------------------------------------------------------
 
-    def _ingested(self, batch: _Batch, change: IngestEvent, result: Any) -> None:
+    def _ingested(self, batch: Batch, change: IngestEvent, result: Any) -> None:
         assert isinstance(result, Ingested)
         for run in result.runs:
             if result.duplicate:
@@ -111,7 +129,7 @@ class History:
                 if run.status is not INITIAL:
                     self._step(batch, run.id, run.status, 0)
 
-    def _recorded(self, batch: _Batch, change: RecordTasks) -> None:
+    def _recorded(self, batch: Batch, change: RecordTasks) -> None:
         if batch.state(change.run_id) == (RunStatus.EXECUTING, change.execution):
             self._write(change.run_id, change.tasks)
         elif not self._is_known(change):
@@ -126,7 +144,7 @@ class History:
         known = self.tasks[change.run_id]
         return all(task.id in known and known[task.id].status is task.status for task in change.tasks)
 
-    def _moved(self, batch: _Batch, move: MoveRun, result: Any) -> None:
+    def _moved(self, batch: Batch, move: MoveRun, result: Applied) -> None:
         state = batch.state(move.run_id)
         if move.run_id in batch.loose:
             self._write(move.run_id, move.tasks)
@@ -144,13 +162,13 @@ class History:
             batch.reread.add(move.run_id)
             batch.forgotten.update((move.run_id, task_id) for task_id in move.reset)
         status = move.status
-        if getattr(result, "overtaken", False):  # somebody resolved a task that the execution hadn't seen
+        if result.overtaken:  # somebody resolved a task that the execution hadn't seen
             status = RunStatus.QUEUED
         elif status is RunStatus.WAITING and move.reason is None:
             batch.suspended.add(move.run_id)
         self._step(batch, move.run_id, status, move.execution)
 
-    def _woken(self, batch: _Batch, change: WakeRuns, result: Any) -> None:
+    def _woken(self, batch: Batch, change: WakeRuns, result: Any) -> None:
         assert isinstance(result, Woken)
         for run_id in result.runs:
             status, execution = batch.state(run_id) or (None, 0)
@@ -159,7 +177,7 @@ class History:
             elif run_id not in batch.loose:
                 self._step(batch, run_id, change.status, execution)
 
-    def _claimed(self, batch: _Batch, change: ClaimRuns, result: Any) -> None:
+    def _claimed(self, batch: Batch, change: ClaimRuns, result: Any) -> None:
         assert isinstance(result, Claimed)
         if len(result.claims) > change.limit:
             self._find(
@@ -182,7 +200,7 @@ class History:
                     f"the claim of {claim.run_id} lacks tasks {sorted(known - got)}, has {sorted(got - known)} too",
                 )
 
-    def _step(self, batch: _Batch, run_id: str, status: RunStatus, execution: int) -> None:
+    def _step(self, batch: Batch, run_id: str, status: RunStatus, execution: int) -> None:
         before = batch.states[run_id][0] if run_id in batch.states else self.runs[run_id].status
         if (before, status) not in LEGAL:
             self._find("legal transitions only", f"{run_id} went from {before.name} to {status.name}")
@@ -209,7 +227,7 @@ class History:
 
     # --- what the database holds ----------------------------------------------------------------------------------------
 
-    async def _look(self, batch: _Batch) -> None:
+    async def _look(self, batch: Batch) -> None:
         """Read what the transaction touched."""
         for run_id in dict.fromkeys((*batch.states, *batch.reread, *batch.loose)):
             row = await self._store.get_run(run_id)
@@ -250,7 +268,7 @@ class History:
                     "a suspension is atomic", f"{run_id} waits until {row.wake_at}, and no task of it does"
                 )
 
-    async def _reread_tasks(self, run_id: str, batch: _Batch) -> None:
+    async def _reread_tasks(self, run_id: str, batch: Batch) -> None:
         tasks = {task.id: task for task in await self._store.get_tasks(run_id)}
         for known in self.tasks[run_id].values():
             if known.status is not TaskStatus.COMPLETED or (run_id, known.id) in batch.forgotten:
@@ -287,7 +305,7 @@ class History:
                 )
         by_status = {status: {r.id for r in rows.values() if r.status is status} for status in RunStatus}
         leases = [
-            lease for lease in await store.leases(expired_at=None, limit=EVERYTHING) if not _is_revoked(lease)
+            lease for lease in await store.leases(expired_at=None, limit=EVERYTHING) if not lease.is_revoked
         ]
         self._same(
             "a run is in one place",
@@ -307,7 +325,7 @@ class History:
         timed = {run_id for run_id in by_status[RunStatus.WAITING] if rows[run_id].wake_at is not None}
         self._same("a run is in one place", "timers", timers, timed)
         for run_id in by_status[RunStatus.WAITING] - timed:
-            if not getattr(rows[run_id], "open_waits", 0):
+            if not rows[run_id].open_waits:
                 self._find("no run waits for a resolved reason", f"{run_id} waits for nobody and for no time")
         counts = await store.count_by_status(active_only=True)
         if counts[RunStatus.QUEUED] != len(by_status[RunStatus.QUEUED]):
@@ -344,87 +362,9 @@ class History:
         return task is not None and task.status is TaskStatus.COMPLETED
 
 
-class _Batch:
-    """One transaction, and what follows from it for the runs it touches.
-
-    Attributes:
-        states: what they are after what has been looked at so far.
-        reread: runs whose tasks it changes as only the store can tell.
-        forgotten: tasks that start afresh.
-        suspended: runs whose execution ended with a wait.
-        loose: runs that are woken by what happens to others, if that was the last they waited for: only the store can tell.
-        creates: whether runs may appear that no result speaks of.
-    """
-
-    def __init__(self, history: History, changes: Sequence[Change], results: Sequence[Result]) -> None:
-        self._history = history
-        self._pairs: list[tuple[Any, Any]] = list(zip(changes, results, strict=True))
-        self.states: dict[str, tuple[RunStatus, int]] = {}
-        self.reread: set[str] = set()
-        self.forgotten: set[tuple[str, str]] = set()
-        self.suspended: set[str] = set()
-        self.loose = {run_id for change, _ in self._pairs for run_id in _resolved(change)}
-        self.creates = any(map(_creates, changes))
-
-    def of(self, kind: type[Any]) -> list[tuple[Any, Any]]:
-        return [pair for pair in self._pairs if isinstance(pair[0], kind)]
-
-    def state(self, run_id: str) -> tuple[RunStatus, int] | None:
-        if run_id in self.states:
-            return self.states[run_id]
-        row = self._history.runs.get(run_id)
-        return None if row is None else (row.status, row.execution)
-
-    def go(self, run_id: str, status: RunStatus, execution: int) -> None:
-        self.states[run_id] = (status, execution)
-
-    def describe(self) -> str:
-        return "; ".join(_describe(change, result) for change, result in self._pairs)
-
-
-def _resolved(change: Any) -> list[str]:
-    """Runs of which the change resolves a task."""
-    changes: tuple[Any, Any] = (change, getattr(change, "resolve", None))
-    return [each.run_id for each in changes if type(each).__name__ == "ResolveTask"]
-
-
-def _creates(change: Any) -> bool:
-    return bool(getattr(change, "effects", ())) or (
-        type(change) is not IngestEvent and hasattr(change, "runs")
-    )
-
-
-def _is_revoked(lease: LeaseRow) -> bool:
-    """Whether its run was taken away, and the execution hasn't acknowledged that yet."""
-    return getattr(lease, "is_revoked", False)
-
-
 def _can_become(status: RunStatus, later: RunStatus, steps: int = 4) -> bool:
     if status is later:
         return True
     return steps > 0 and any(
         _can_become(following, later, steps - 1) for before, following in LEGAL if before is status
     )
-
-
-def _describe(change: Any, result: Any) -> str:
-    outcome = type(result).__name__
-    match change:
-        case IngestEvent():
-            runs = ", ".join(run.id[-6:] for run in result.runs)
-            return f"ingest {change.event.id} → {runs or 'no run'}{' again' if result.duplicate else ''}"
-        case RecordTasks():
-            tasks = ", ".join(f"{task.key} {task.status.name}" for task in change.tasks)
-            return f"record {change.run_id[-6:]}#{change.execution} [{tasks}] {outcome}"
-        case MoveRun():
-            return (
-                f"move {change.run_id[-6:]}#{change.execution} {change.expected.name} → {change.status.name} "
-                f"[{', '.join(f'{task.key} {task.status.name}' for task in change.tasks)}] {outcome}"
-            )
-        case WakeRuns():
-            return f"wake {', '.join(run_id[-6:] for run_id in result.runs) or 'nothing'}"
-        case ClaimRuns():
-            runs = ", ".join(f"{claim.run_id[-6:]}#{claim.execution}" for claim in result.claims)
-            return f"claim {change.limit} → {runs or 'nothing'}"
-        case _:
-            return f"{type(change).__name__} {outcome}"

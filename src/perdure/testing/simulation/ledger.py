@@ -12,6 +12,7 @@ from perdure.schema.runs import RunStatus
 
 from .findings import Findings
 from .history import History
+from .queues import Bodies
 from .trace import Trace
 
 CRASHES_TO_POISON = 5
@@ -25,15 +26,17 @@ class Ledger:
         acknowledged: all runs that somebody was told of.
         cancels: runs that somebody has asked to cancel, whether or not it was acknowledged.
         starts: (run, task) → how often its body was started.
+        bodies: those that run.
     """
 
     def __init__(
-        self, history: History, findings: Findings, trace: Trace, *, now: Callable[[], float]
+        self, history: History, bodies: Bodies, findings: Findings, trace: Trace, *, now: Callable[[], float]
     ) -> None:
         self.sent: dict[str, list[str]] = {}
         self.acknowledged: dict[str, None] = {}
         self.cancels: set[str] = set()
         self.starts: Counter[tuple[str, str]] = Counter()
+        self.bodies = bodies
         self._values = 0
         self._waits: dict[tuple[str, str], float] = {}
         self._history = history

@@ -52,6 +52,7 @@ class Node:
         witness: Witness,
         programs: list[Program],
         slots: int,
+        environment_limit: int | None,
         is_whole: bool,
     ) -> None:
         self.process = process
@@ -86,6 +87,7 @@ class Node:
             clock=VirtualClock(loop=loop),
             random=random.Random(chance.getrandbits(64)),
             max_executions=slots,
+            concurrency_limit=environment_limit,
             grace=chance.choice((0.0, 2.0)),
             linger=chance.choice((1.0, 1.0, 0.05, 10.0)),
             force_replay=chance.random() < 0.1,
@@ -170,6 +172,7 @@ class Node:
     def _end(self) -> None:
         self.is_up = False
         self._store.cut()
+        self._ledger.bodies.died(self.process)
         self.gone.set()
 
     def _store_broke(self) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-from perdure import IO, Client, Context, Retry, event_trigger
+from perdure import IO, Client, ConcurrencyLimit, Context, Retry, event_trigger
 
 from .ledger import Ledger
+from .queues import Lane, Queue
 from .steps import Scene, Step, Writer, run_steps
 
 EVENTS = ("go", "go again", "tell")
@@ -20,14 +21,24 @@ class Program:
     """A job. `retries`: executions its `retry` allows after an uncaught error, None without one.
 
     `max_duration`: seconds that it may execute in all; whether that is enough depends on the weather.
+    `queue`: its own, or one that it shares with others; `keyed`: "path" or "function" if the payload divides it.
     """
 
     job_id: str
     event: str
     steps: tuple[Step, ...]
+    queue: Queue
     priority: int = 0
     retries: int | None = None
     max_duration: float | None = None
+    is_shared: bool = False
+    keyed: str | None = None
+
+    def lane(self, payload: Any) -> Lane:
+        """Whose slots a run with this payload takes: whoever sends one with a key of its own says so in the payload."""
+        given: dict[str, str] = cast("dict[str, str]", payload) if isinstance(payload, dict) else {}
+        tenant = given.get("tenant", "") if self.keyed else ""
+        return self.queue.id, given.get("key", tenant)
 
     @property
     def fails(self) -> bool:
@@ -37,18 +48,24 @@ class Program:
 
 def make_programs(chance: random.Random) -> list[Program]:
     """Those of a seed."""
+    shared = Queue("group", limit=chance.choice((1, 2, 3)), per_key=chance.choice((None, 1)))
     return [
-        _program(chance, f"job-{n}", event) for n, event in enumerate((*EVENTS, chance.choice(EVENTS[:2])))
+        _program(chance, f"job-{n}", event, shared)
+        for n, event in enumerate((*EVENTS, chance.choice(EVENTS[:2])))
     ]
 
 
-def _program(chance: random.Random, job_id: str, event: str) -> Program:
+def _program(chance: random.Random, job_id: str, event: str, shared: Queue) -> Program:
     writer = Writer(
         chance,
         budget=chance.choice((3, 6, 10)),
         events=() if event == EVENTS[-1] else (EVENTS[-1],),
         failing=chance.random() < 0.25,
     )
+    keyed = chance.choice((None, None, "path", "function"))
+    limit = chance.choice((None, None, 1, 2))
+    own = Queue(job_id, limit=None if keyed else limit, per_key=limit if keyed else None)
+    is_shared = chance.random() < 0.25
     return Program(
         job_id,
         event,
@@ -56,6 +73,9 @@ def _program(chance: random.Random, job_id: str, event: str) -> Program:
         priority=chance.choice((0, 0, 1)),
         retries=chance.choice((None, None, 2)),
         max_duration=chance.choice((None, None, None, None, None, None, 1.0, 10.0)),
+        queue=shared if is_shared else own,
+        is_shared=is_shared,
+        keyed=keyed,
     )
 
 
@@ -63,7 +83,11 @@ def define(client: Client, program: Program, ledger: Ledger) -> None:
     """Define it on a client, whose process tells `ledger` what its code does."""
 
     async def job(payload: Any, io: IO, ctx: Context) -> Any:
-        return await run_steps(program.steps, Scene(io, ctx.run.id, ledger))
+        return await run_steps(program.steps, Scene(io, ctx.run.id, ledger, program.lane(payload)))
+
+    queue = program.queue
+    limit = queue.limit if program.keyed is None else queue.per_key
+    shared = ConcurrencyLimit(id=queue.id, limit=queue.limit, per_key=queue.per_key)
 
     client.define_job(
         id=program.job_id,
@@ -71,5 +95,11 @@ def define(client: Client, program: Program, ledger: Ledger) -> None:
         trigger=event_trigger(name=program.event),
         priority=program.priority,
         max_duration=program.max_duration,
+        concurrency_limit=shared if program.is_shared else limit,
+        concurrency_key={"path": "tenant", "function": _tenant}.get(program.keyed or ""),
         retry=None if program.retries is None else Retry(attempts=program.retries, min_delay=3),
     )
+
+
+def _tenant(payload: Any) -> str | None:
+    return payload.get("tenant") if isinstance(payload, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]

@@ -29,6 +29,7 @@ from .ledger import Ledger
 from .loop import HARNESS, SimulatedLoop
 from .node import Node
 from .programs import make_programs
+from .queues import Bodies, Limits, QueueWatch
 from .trace import Trace
 
 FIRST_ACT_SECONDS = 600.0
@@ -114,6 +115,10 @@ class World:
         workload = self._stream("workload")
         self.programs = make_programs(workload)
         self.slots = workload.choice((1, 2, 5, 50))
+        self.limits = Limits(
+            {program.queue.id: program.queue for program in self.programs},
+            environment=workload.choice((None, None, None, 1, 3)),
+        )
         self._callers = workload.choice((1, 2, 4))
         self._actions_left = workload.choice((6, 15, 30))
         self._chance = workload
@@ -152,7 +157,10 @@ class World:
     async def _play(self, store: Store) -> None:
         self._store = store
         self.history = History(store, self.findings, self.trace, now=self.loop.time, slots=self.slots)
-        self.ledger = Ledger(self.history, self.findings, self.trace, now=self.loop.time)
+        self.queues = QueueWatch(store, self.history.runs, self.limits, self.findings, self.loop.time)
+        self.history.watches.append(self.queues)
+        bodies = Bodies(self.limits, self.findings, lambda: self.loop.process)
+        self.ledger = Ledger(self.history, bodies, self.findings, self.trace, now=self.loop.time)
         acts = asyncio.create_task(self._acts())
         found = asyncio.create_task(self.findings.any.wait())
         await asyncio.wait({acts, found}, return_when=asyncio.FIRST_COMPLETED)
@@ -225,8 +233,14 @@ class World:
                 self.findings.add("every run ends", "; ".join(left) or "the engine isn't up")
                 break
             self._look_for_the_late(node)
+            if node.is_up:
+                self._resume_queues(node)
             await _wait(node.gone, LOOK_SECONDS)
         return node
+
+    def _resume_queues(self, node: Node) -> None:
+        for queue in sorted(self.queues.paused):
+            self.loop.spawn(node.process, node.client.resume_queue(queue))
 
     async def _check_idle(self, node: Node) -> None:
         """The engine, too, knows that there is nothing left."""
@@ -271,6 +285,7 @@ class World:
             witness=self.history,
             programs=self.programs,
             slots=self.slots,
+            environment_limit=self.limits.environment,
             is_whole=not callers,
         )
         node.start(callers, self._take_action)
@@ -292,7 +307,12 @@ class World:
         instant = VirtualClock(loop=self.loop).now() - int(PATIENCE_SECONDS * 1000)
         for run in self.history.runs.values():
             since = self.history.since[run.id]
-            if run.status is RunStatus.QUEUED and since <= late and is_free:
+            if (
+                run.status is RunStatus.QUEUED
+                and since <= late
+                and is_free
+                and not self.queues.is_blocked(run, late)
+            ):
                 self.findings.add(
                     "no run waits for a resolved reason",
                     f"{run.id} is queued since {since:.3f}, and a slot is free since {self.history.full_at:.3f}",

@@ -15,6 +15,7 @@ from typing import Any
 from perdure import IO, Retry, TaskError, current_task
 
 from .ledger import Ledger
+from .queues import Lane
 
 BODY_SECONDS = (0.0, 0.0, 0.01, 0.2, 1.5, 12.0)
 WAIT_SECONDS = (0.0, 0.5, 1.2, 5.0, 40.0, 300.0)
@@ -26,25 +27,38 @@ class SimulatedError(Exception):
 
 @dataclass(frozen=True)
 class Scene:
-    """Where a step runs."""
+    """Where a step runs. `lane`: whose slots its run takes, by its job and its payload."""
 
     io: IO
     run_id: str
     ledger: Ledger
+    lane: Lane = ("", "")
     path: str = ""
 
     def below(self, key: str) -> Scene:
         return replace(self, path=f"{self.path}/{key}")
 
-    async def task(self, key: str, body: Callable[[int], Any], **options: Any) -> Any:
-        """`io.run_task` of `body(how often it has been started)`; its value is told to the ledger."""
+    async def task(
+        self, key: str, body: Callable[[int], Any], *, is_work: bool = True, **options: Any
+    ) -> Any:
+        """`io.run_task` of `body(how often it has been started)`; its value is told to the ledger.
+
+        `is_work`: nothing in the body waits durably, so it takes a slot as long as it runs.
+        """
         path = f"{self.path}/{key}"
         ids: list[str] = []
 
         async def run() -> Any:
-            value = body(self._starts(path, ids))
-            if asyncio.iscoroutine(value):
-                value = await value
+            n = self._starts(path, ids)
+            if is_work:
+                self.ledger.bodies.begin(self.run_id, self.lane)
+            try:
+                value = body(n)
+                if asyncio.iscoroutine(value):
+                    value = await value
+            finally:
+                if is_work:
+                    self.ledger.bodies.end(self.run_id, self.lane)
             return self.ledger.fresh_value() if value is None else value
 
         value = await self.io.run_task(key, run, **options)
@@ -59,6 +73,8 @@ class Scene:
 
         def run() -> int:
             self._starts(path, ids)
+            self.ledger.bodies.begin(self.run_id, self.lane)
+            self.ledger.bodies.end(self.run_id, self.lane)
             return self.ledger.fresh_value()
 
         value = await self.io.run_task(key, run)
@@ -222,7 +238,7 @@ class Nest(Step):
         return any(step.fails for step in self.steps)
 
     async def run(self, at: Scene) -> Any:
-        return await at.task(self.key, lambda _: run_steps(self.steps, at.below(self.key)))
+        return await at.task(self.key, lambda _: run_steps(self.steps, at.below(self.key)), is_work=False)
 
 
 @dataclass(frozen=True)
