@@ -14,7 +14,7 @@ from perdure import Client, ConflictError, NotFoundError, RunStatus, Unavailable
 
 from .findings import Findings
 from .ledger import Ledger
-from .programs import EVENTS, Program
+from .programs import DYNAMIC, EVENTS, Program
 from .trace import Trace
 
 
@@ -87,9 +87,10 @@ async def send_several(caller: Caller) -> None:
 
 
 async def invoke(caller: Caller) -> None:
-    if not caller.programs:
+    programs = [program for program in caller.programs if program.schedule is None]
+    if not programs:
         return
-    program = caller.chance.choice(caller.programs)
+    program = caller.chance.choice(programs)
     key = f"key-{program.job_id}-{caller.chance.randrange(3)}"
     payload = caller.chance.choice((None, caller.payload()))
     run = await caller.client.invoke(
@@ -139,6 +140,41 @@ async def wait_for_end(caller: Caller) -> None:
             )
 
 
+async def send_later(caller: Caller) -> None:
+    """Or change one that was; now and then to be delivered at once."""
+    event_id = f"later-{caller.chance.randrange(6)}"
+    event = await caller.client.send_event(
+        EVENTS[int(event_id[-1]) % 2],
+        caller.payload(False),
+        id=event_id,
+        deliver_after=caller.chance.choice((None, 0, 3, 30, 30, 200)),
+    )
+    caller.ledger.sent_event(event.id, [run.id for run in event.runs])
+
+
+async def cancel_event(caller: Caller) -> None:
+    if caller.ledger.later:
+        event_id = caller.chance.choice(sorted(caller.ledger.later))
+        await caller.client.cancel_event(event_id)
+        caller.ledger.cancelled_event(event_id)
+
+
+async def register(caller: Caller) -> None:
+    """A schedule for a job that can be started by such; else there is nothing to do."""
+    if any(program.schedule and program.schedule.how == DYNAMIC for program in caller.programs):
+        await caller.client.dynamic_schedule(id=DYNAMIC).register(
+            caller.chance.choice("xy"),
+            interval=caller.chance.choice((45, 100)),
+            metadata=caller.chance.random(),
+            catch_up=caller.chance.random() < 0.2,
+        )
+
+
+async def unregister(caller: Caller) -> None:
+    if any(program.schedule and program.schedule.how == DYNAMIC for program in caller.programs):
+        await caller.client.dynamic_schedule(id=DYNAMIC).unregister(caller.chance.choice("xy"))
+
+
 async def pause(caller: Caller) -> None:
     if caller.programs:
         await caller.client.pause_queue(caller.chance.choice(caller.programs).queue.id)
@@ -165,6 +201,10 @@ ACTIONS: tuple[tuple[Callable[[Caller], Awaitable[None]], int], ...] = (
     (continue_, 3),
     (look, 1),
     (wait_for_end, 2),
+    (send_later, 3),
+    (cancel_event, 1),
+    (register, 3),
+    (unregister, 1),
     (pause, 1),
     (resume, 2),
     (ask_why, 1),

@@ -10,6 +10,7 @@ import msgspec
 
 from perdure.schema.runs import RunStatus
 
+from .calendar import Calendar
 from .findings import Findings
 from .history import History
 from .queues import Bodies
@@ -23,6 +24,7 @@ class Ledger:
 
     Attributes:
         sent: event id → ids of its runs, as first acknowledged.
+        later: ids of events of which it was acknowledged that they will be delivered.
         acknowledged: all runs that somebody was told of.
         cancels: runs that somebody has asked to cancel, whether or not it was acknowledged.
         starts: (run, task) → how often its body was started.
@@ -30,9 +32,17 @@ class Ledger:
     """
 
     def __init__(
-        self, history: History, bodies: Bodies, findings: Findings, trace: Trace, *, now: Callable[[], float]
+        self,
+        history: History,
+        calendar: Calendar,
+        bodies: Bodies,
+        findings: Findings,
+        trace: Trace,
+        *,
+        now: Callable[[], float],
     ) -> None:
         self.sent: dict[str, list[str]] = {}
+        self.later: set[str] = set()
         self.acknowledged: dict[str, None] = {}
         self.cancels: set[str] = set()
         self.starts: Counter[tuple[str, str]] = Counter()
@@ -40,6 +50,7 @@ class Ledger:
         self._values = 0
         self._waits: dict[tuple[str, str], float] = {}
         self._history = history
+        self._calendar = calendar
         self._findings = findings
         self._trace = trace
         self._now = now
@@ -48,6 +59,13 @@ class Ledger:
 
     def sent_event(self, event_id: str, run_ids: Sequence[str]) -> None:
         """A send was acknowledged with these runs."""
+        if event_id in self._calendar.later and not run_ids:  # it is delivered later, or was cancelled
+            self.later.add(event_id)
+            return
+        if event_id in self.later and event_id not in self.sent and self._calendar.later[event_id].due_at:
+            self._findings.add(
+                "an event is delivered when it is due", f"{event_id} has runs {run_ids} already"
+            )
         first = self.sent.setdefault(event_id, list(run_ids))
         if sorted(first) != sorted(run_ids):
             self._findings.add(
@@ -59,6 +77,11 @@ class Ledger:
                 self._findings.add(
                     "nothing acknowledged is lost", f"{run_id} was acknowledged, and isn't stored"
                 )
+
+    def cancelled_event(self, event_id: str) -> None:
+        """A client was told that the event is cancelled."""
+        if not self._calendar.later[event_id].is_cancelled:
+            self._findings.add("clients see what is stored", f"event {event_id} was shown as cancelled")
 
     def saw_run(self, run_id: str, status: RunStatus | None) -> None:
         """A client was told that a run which had been acknowledged has this status (None: that there is no such run)."""

@@ -64,7 +64,7 @@ class Node:
         # Now and then a release that lacks a job: its runs wait for one that has it.
         self.programs = [program for program in programs if is_whole or chance.random() < 0.9]
         for program in self.programs:
-            define(client, program, ledger)
+            define(client, program, ledger, by_clock=not is_whole)
         self._loop = loop
         self._chance = chance
         self._weather = weather

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from perdure import IO, Client, ConcurrencyLimit, Context, Retry, event_trigger
+from perdure import (
+    IO,
+    Client,
+    ConcurrencyLimit,
+    Context,
+    Retry,
+    cron_trigger,
+    event_trigger,
+    interval_trigger,
+)
+from perdure.sdk.triggers.trigger import Trigger
 
+from .calendar import CRON
 from .ledger import Ledger
 from .queues import Lane, Queue
 from .steps import Scene, Step, Writer, run_steps
@@ -16,11 +27,24 @@ EVENTS = ("go", "go again", "tell")
 """The last one is sent by jobs to start others, whose programs send nothing: so there is an end to it."""
 
 
+DYNAMIC = "dynamic"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """`how`: "cron" (every minute), "interval", or "dynamic": what clients register, which is all the same to the job."""
+
+    how: str
+    seconds: int
+    catch_up: bool
+
+
 @dataclass(frozen=True)
 class Program:
     """A job. `retries`: executions its `retry` allows after an uncaught error, None without one.
 
     `max_duration`: seconds that it may execute in all; whether that is enough depends on the weather.
+    `schedule`: what starts it instead of an event.
     `queue`: its own, or one that it shares with others; `keyed`: "path" or "function" if the payload divides it.
     """
 
@@ -33,6 +57,7 @@ class Program:
     max_duration: float | None = None
     is_shared: bool = False
     keyed: str | None = None
+    schedule: Schedule | None = None
 
     def lane(self, payload: Any) -> Lane:
         """Whose slots a run with this payload takes: whoever sends one with a key of its own says so in the payload."""
@@ -49,10 +74,17 @@ class Program:
 def make_programs(chance: random.Random) -> list[Program]:
     """Those of a seed."""
     shared = Queue("group", limit=chance.choice((1, 2, 3)), per_key=chance.choice((None, 1)))
-    return [
+    programs = [
         _program(chance, f"job-{n}", event, shared)
         for n, event in enumerate((*EVENTS, chance.choice(EVENTS[:2])))
     ]
+    if chance.random() < 0.25:
+        how = chance.choice(("cron", "interval", DYNAMIC))
+        schedule = Schedule(how, chance.choice((60, 150)), catch_up=chance.random() < 0.3)
+        programs.append(
+            replace(_program(chance, "job-by-clock", EVENTS[-1], shared), event="", schedule=schedule)
+        )
+    return programs
 
 
 def _program(chance: random.Random, job_id: str, event: str, shared: Queue) -> Program:
@@ -79,8 +111,8 @@ def _program(chance: random.Random, job_id: str, event: str, shared: Queue) -> P
     )
 
 
-def define(client: Client, program: Program, ledger: Ledger) -> None:
-    """Define it on a client, whose process tells `ledger` what its code does."""
+def define(client: Client, program: Program, ledger: Ledger, *, by_clock: bool) -> None:
+    """Define it on a client, whose process tells `ledger` what its code does. `by_clock`: whether schedules start it."""
 
     async def job(payload: Any, io: IO, ctx: Context) -> Any:
         return await run_steps(program.steps, Scene(io, ctx.run.id, ledger, program.lane(payload)))
@@ -92,13 +124,25 @@ def define(client: Client, program: Program, ledger: Ledger) -> None:
     client.define_job(
         id=program.job_id,
         run=job,
-        trigger=event_trigger(name=program.event),
+        trigger=_trigger(client, program),
+        enabled=program.schedule is None or by_clock,
         priority=program.priority,
         max_duration=program.max_duration,
         concurrency_limit=shared if program.is_shared else limit,
         concurrency_key={"path": "tenant", "function": _tenant}.get(program.keyed or ""),
         retry=None if program.retries is None else Retry(attempts=program.retries, min_delay=3),
     )
+
+
+def _trigger(client: Client, program: Program) -> Trigger[Any]:
+    schedule = program.schedule
+    if schedule is None:
+        return event_trigger(name=program.event)
+    if schedule.how == DYNAMIC:
+        return client.dynamic_schedule(id=DYNAMIC)
+    if schedule.how == "cron":
+        return cron_trigger(CRON, catch_up=schedule.catch_up)
+    return interval_trigger(schedule.seconds, catch_up=schedule.catch_up)
 
 
 def _tenant(payload: Any) -> str | None:

@@ -22,6 +22,7 @@ from perdure.schema.runs import RunStatus
 from perdure.store.sqlite.store import SqliteStore
 from perdure.testing.virtual_clock import VirtualClock
 
+from .calendar import Calendar
 from .faults import Weather
 from .findings import Finding, Findings
 from .history import History
@@ -158,9 +159,12 @@ class World:
         self._store = store
         self.history = History(store, self.findings, self.trace, now=self.loop.time, slots=self.slots)
         self.queues = QueueWatch(store, self.history.runs, self.limits, self.findings, self.loop.time)
-        self.history.watches.append(self.queues)
+        self.calendar = Calendar(store, self.history.runs, self.findings)
+        self.history.watches += [self.queues, self.calendar]
         bodies = Bodies(self.limits, self.findings, lambda: self.loop.process)
-        self.ledger = Ledger(self.history, bodies, self.findings, self.trace, now=self.loop.time)
+        self.ledger = Ledger(
+            self.history, self.calendar, bodies, self.findings, self.trace, now=self.loop.time
+        )
         acts = asyncio.create_task(self._acts())
         found = asyncio.create_task(self.findings.any.wait())
         await asyncio.wait({acts, found}, return_when=asyncio.FIRST_COMPLETED)
@@ -179,8 +183,8 @@ class World:
             self._retirement.cancel()
         if node is None:
             node = self._start_node(callers=0)
-        elif len(node.programs) < len(self.programs):
-            node.leave()
+        elif len(node.programs) < len(self.programs) or any(program.schedule for program in self.programs):
+            node.leave()  # the next one knows all jobs, and none that the clock starts for ever
         node = await self._until_all_ended(node)
         await self._check_idle(node)
         node.leave()
@@ -219,6 +223,7 @@ class World:
         while (
             node.gone.is_set()
             or node.calls
+            or self.calendar.is_open
             or not all(run.status.is_terminal for run in self.history.runs.values())
             or not node.is_up
         ):
@@ -230,7 +235,9 @@ class World:
                     for run in self.history.runs.values()
                     if not run.status.is_terminal
                 ]
-                self.findings.add("every run ends", "; ".join(left) or "the engine isn't up")
+                self.findings.add(
+                    "every run ends", "; ".join(left) or "the engine isn't up, or events are left"
+                )
                 break
             self._look_for_the_late(node)
             if node.is_up:
@@ -257,6 +264,7 @@ class World:
 
     async def _check_books(self) -> None:
         await self.history.end()
+        self.calendar.end()
         programs = {program.job_id: program for program in self.programs}
         for run_id, run in self.history.runs.items():
             program = programs[run.job_id]
@@ -305,6 +313,8 @@ class World:
             return
         is_free = not self.history.is_full and self.history.full_at <= late
         instant = VirtualClock(loop=self.loop).now() - int(PATIENCE_SECONDS * 1000)
+        for late_one in self.calendar.late(instant):
+            self.findings.add("no run waits for a resolved reason", late_one)
         for run in self.history.runs.values():
             since = self.history.since[run.id]
             if (
