@@ -313,3 +313,25 @@ async def test_impossible_time_out_is_refused(app, duration):
 
     assert run.status is RunStatus.FAILED
     assert "UsageError" in (run.error.name, *run.error.types)
+
+
+async def test_slot_of_a_run_that_timed_out_is_free_once_its_bodies_have_ended(app):
+    async def body():
+        app.done.append("begins")
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.5)
+            app.done.append("ended")
+
+    async def job(payload, io, ctx):
+        await io.run_task("body", body)
+
+    app.define(job, concurrency_limit=1, max_duration=1)
+
+    async with app.embedded():
+        for _ in range(3):
+            await app.client.send_event("job")
+        await app.client.drain()
+
+    assert app.done == ["begins", "ended"] * 3

@@ -22,7 +22,7 @@ def fence_dropped(patch: pytest.MonkeyPatch) -> None:
     """Tasks are written whichever execution they are from."""
 
     def unguarded(db: Any, records: list[Any]) -> Any:
-        batch._write(db, (change for _, change in records))
+        batch._write(db, [change for _, change in records])
         return [(n, Applied()) for n, _ in records]
 
     handlers = [(kinds, unguarded if RecordTasks in kinds else handler) for kinds, handler in batch._HANDLERS]

@@ -220,6 +220,7 @@ def test_claim_moves_queued_runs_to_executing() -> None:
                 "error": ErrorInfo(
                     name="TimedOut", message="it executed for longer than its job's max_duration of 90.5 s"
                 ),
+                "revoke": True,
             },
             id="timed out",
         ),

@@ -484,7 +484,7 @@ class Execution:
         self._finish(is_clear=not stuck and self._sync_run is None)
 
     def _finish(self, *, is_clear: bool) -> None:
-        if isinstance(self.outcome, str):
+        if isinstance(self.outcome, str | TimedOut):
             self.journal.release()
         self._on_finished(self)
         # Clear of code: cut what leads back here, so that memory is free at once and nothing is left to collect. Once: a

@@ -42,7 +42,7 @@ class Journal(Protocol):
         ...
 
     def release(self) -> None:
-        """The user code of an execution that lost its run has ended: nothing of it uses the slot any more."""
+        """The user code of an execution that lost its run, or timed out, has ended: nothing of it uses the slot any more."""
         ...
 
     async def fetch_output(self, task_id: str) -> tuple[str | None, str | None]:

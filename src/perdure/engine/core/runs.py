@@ -170,6 +170,7 @@ def close(
                 f"it executed for longer than its job's max_duration of {outcome.limit_ms / 1000:g} s"
             )
             move.error = ErrorInfo(name="TimedOut", message=move.reason)
+            move.revoke = True  # its bodies are still running: the slot is free once they have unwound
             endings.finish(move, RunEvent.TIMED_OUT, claim)
         case InvalidPayload():
             move.error = outcome.error

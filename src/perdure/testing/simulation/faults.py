@@ -49,7 +49,7 @@ class Weather:
         self.slow = 0.004 * foul
         self.unavailable = chance.choice((0.0, 0.006)) * foul
         self.outage = chance.choice((0.0, 0.003)) * foul
-        self.broken = chance.choice((0.0, 0.002)) * foul
+        self.broken = chance.choice((0.0, 0.004)) * foul
         self.crash_before = 0.006 * foul
         self.crash_after = 0.006 * foul
         self.steps_per_crash = chance.choice((0, 300, 1_000, 4_000)) if foul else 0
