@@ -130,7 +130,9 @@ async def test_limits_hold_over_crashes_and_restarts(app, census):
         census.now.clear()  # what was under way died with its process
     async with app.embedded(concurrency_limit=5):
         await finish(app, ids)
+        [queue] = await app.client.get_queues()
 
+    assert (queue.executing, queue.queued) == (0, 0)
     assert census.most["all"] <= 5
     assert max(census.most[f"key k{n}"] for n in range(3)) <= 2
 

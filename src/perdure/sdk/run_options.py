@@ -51,9 +51,8 @@ def check_tags(tags: Iterable[str], where: str, limits: Limits) -> tuple[str, ..
         raise UsageError(f'{where}: tags is a list of strings, ["a", "b"], not {given!r}')
     unique: list[Any] = list(dict.fromkeys(cast("Iterable[Any]", given)))
     for tag in unique:
-        check_text(tag, f"{where}: tag {tag!r}", limits.name_chars_max)
-        if not tag:
-            raise UsageError(f"{where}: a tag can't be {'empty' if tag == '' else tag!r}")
+        if not isinstance(tag, str) or not tag:
+            raise UsageError(f"{where}: a tag is a string with something in it, not {tag!r}")
         if len(tag) > limits.tag_chars_max:
             raise LimitExceededError(
                 what=f"{where}: the length of tag {tag[:20]!r}...",
@@ -61,6 +60,7 @@ def check_tags(tags: Iterable[str], where: str, limits: Limits) -> tuple[str, ..
                 limit=limits.tag_chars_max,
                 setting="limits.tag_chars_max",
             )
+        check_text(tag, f"{where}: tag {tag!r}", limits.tag_chars_max)
     if len(unique) > limits.tags_per_run_max:
         raise LimitExceededError(
             what=f"{where}: the number of tags",

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import msgspec
 from msgspec import Struct
 
-from perdure.errors import LimitExceededError, UsageError
+from perdure.errors import UsageError
 from perdure.limits import Limits
 from perdure.schema.effects import AnnotateRun, DeleteValue, SetValue, UpdateStatus
 from perdure.schema.statuses import STATUS_STATES
 
 from .operation import Operation
 from .retry import UNTIL_AVAILABLE
+from .run_options import check_tags
 from .scope import current_scope
 from .texts import check_text
 from .values import STORED, Encoded, to_json
@@ -221,42 +222,13 @@ def add_tags(execution: Execution, tags: tuple[Any, ...]) -> StateTask:
     claim, limits = execution.claim, execution.settings.limits
     if not tags:
         raise UsageError('io.add_tags needs tags: io.add_tags("key", "customer:12", "urgent")')
-    for tag in tags:
-        check_tag(tag, limits)
-    check_number_of_tags(set(tags), limits)
+    check_tags(tags, "io.add_tags", limits)
 
     async def body() -> None:
-        together = dict.fromkeys([*claim.tags, *tags])
-        check_number_of_tags(together, limits)
-        claim.tags = list(together)
+        claim.tags = list(check_tags([*claim.tags, *tags], "io.add_tags, all tags of the run", limits))
         _this_task().effect = AnnotateRun(run_id=claim.run_id, tags=tags)
 
     return StateTask("Add tags", body, {"tags": list(tags)}, icon="tag")
-
-
-def check_tag(tag: Any, limits: Limits) -> None:
-    """Let through what can be a tag. Raises UsageError and LimitExceededError."""
-    if not isinstance(tag, str) or not tag:
-        raise UsageError(f"a tag must be a string with something in it, not {tag!r}")
-    if len(tag) > limits.tag_chars_max:
-        raise LimitExceededError(
-            what=f"the length of the tag {tag[:40]!r}...",
-            size=len(tag),
-            limit=limits.tag_chars_max,
-            setting="limits.tag_chars_max",
-        )
-    check_text(tag, "a tag", limits.tag_chars_max)
-
-
-def check_number_of_tags(tags: Any, limits: Limits) -> None:
-    """Raises LimitExceededError."""
-    if len(tags) > limits.tags_per_run_max:
-        raise LimitExceededError(
-            what="the number of tags of this run",
-            size=len(tags),
-            limit=limits.tags_per_run_max,
-            setting="limits.tags_per_run_max",
-        )
 
 
 def set_metadata(execution: Execution, members: Any) -> StateTask:
