@@ -315,6 +315,23 @@ async def test_what_is_no_http_request_is_refused(client: PooledHttpClient, opti
 # --- redirects ----------------------------------------------------------------------------------------------------------
 
 
+async def test_malformed_secret_is_not_quoted(client: PooledHttpClient):
+    async with listening({"/": answer()}) as server:
+        malformed = HttpRequest(
+            method="GET",
+            url=f"{server.url}/",
+            headers={"x-key": "s3cret\nx"},
+            timeout_ms=30_000,
+            secret_headers=frozenset({"x-key"}),
+        )
+
+        with pytest.raises(HttpRefusedError) as refused:
+            await client.send(malformed)
+
+    assert "s3cret" not in str(refused.value)
+    assert "malformed" in str(refused.value)
+
+
 async def test_redirects_are_followed(client: PooledHttpClient):
     answers = {
         "/": answer(b"", 302, "location: /next"),
