@@ -14,6 +14,7 @@ Found = list[tuple[int, Result]]
 _OF_RUNS = (
     "delete_tasks_of_runs",
     "delete_logs_of_runs",
+    "delete_status_versions_of_runs",
     "delete_statuses_of_runs",
     "delete_values_of_runs",
     "delete_tags_of_runs",

@@ -241,12 +241,27 @@ CREATE TABLE statuses (
     label text not null,
     state text,
     data text,                -- JSON
-    history text not null,    -- JSON list of earlier versions, oldest first: {id, label, state, data, at}
+    version integer not null, -- 1, 2, 3 ...; earlier ones are in status_versions
     update_id text not null,  -- of the update that made this version
     created_at integer not null,
     updated_at integer not null,
     primary key (env, run_id, key)
 ) without rowid;
+
+CREATE TABLE status_versions (
+    env text not null,
+    run_id text not null,
+    key text not null,
+    version integer not null,
+    label text not null,
+    state text,
+    data text,                -- JSON
+    update_id text not null,
+    at integer not null,      -- from when on
+    primary key (env, run_id, key, version)
+) without rowid;
+
+CREATE UNIQUE INDEX status_versions_update_idx on status_versions (env, run_id, key, update_id);
 
 CREATE TABLE key_values (
     env text not null,

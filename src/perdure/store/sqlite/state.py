@@ -27,16 +27,6 @@ Found = list[tuple[int, Result]]
 # --- statuses ------------------------------------------------------------------------------------------------------------
 
 
-class _Version(msgspec.Struct):
-    """An earlier version of a status. `data` is a JSON object, or null."""
-
-    id: str
-    label: str
-    state: str | None
-    data: msgspec.Raw
-    at: int
-
-
 class _Status(msgspec.Struct, array_like=True):
     """A row of statuses."""
 
@@ -45,14 +35,17 @@ class _Status(msgspec.Struct, array_like=True):
     label: str
     state: str | None
     data: str | None
-    history: str
+    version: int
     update_id: str
     created_at: int
     updated_at: int
 
 
+_Version = tuple[str, str, int, str, str | None, str | None, str, int]
+"""A row of status_versions: run, key, version, label, state, data, update, since when."""
+
 _decode_statuses = msgspec.json.Decoder(list[_Status]).decode
-_decode_history = msgspec.json.Decoder(list[_Version]).decode
+_decode_updates = msgspec.json.Decoder(list[tuple[str, str, str]]).decode
 
 
 def update_statuses(db: Statements, changes: list[tuple[int, UpdateStatus]]) -> Found:
@@ -60,29 +53,34 @@ def update_statuses(db: Statements, changes: list[tuple[int, UpdateStatus]]) -> 
     if not changes:
         return []
     keys = dict.fromkeys((change.run_id, change.key) for _, change in changes)
-    runs, stored = db.fetch_row("statuses_by_key", keys=encode(list(keys)))
-    known_runs = set(decode_strings(runs))
+    updates = [(change.run_id, change.key, change.id) for _, change in changes]
+    runs, stored, known = db.fetch_row("statuses_by_key", keys=encode(list(keys)), updates=encode(updates))
+    known_runs, known_updates = set(decode_strings(runs)), set(_decode_updates(known))
     statuses = {(status.run_id, status.key): status for status in _decode_statuses(stored)}
-    histories = {key: _decode_history(status.history) for key, status in statuses.items()}
+    known_updates.update((run_id, key, status.update_id) for (run_id, key), status in statuses.items())
     changed: dict[tuple[str, str], _Status] = {}
+    before: list[_Version] = []
     found: Found = []
     for n, change in changes:
         if change.run_id not in known_runs:
             found.append((n, Refused(run=None)))
             continue
         found.append((n, Applied()))
-        key = (change.run_id, change.key)
-        status, history = statuses.get(key), histories.setdefault(key, [])
+        key, update = (change.run_id, change.key), (change.run_id, change.key, change.id)
+        if update in known_updates:
+            continue
+        known_updates.add(update)
+        status = statuses.get(key)
         if status is None:
             statuses[key] = changed[key] = _created(change)
-        elif change.id not in {status.update_id, *(version.id for version in history)}:
-            history.append(_version(status))
+        else:
+            before.append(_version(status))
             _update(status, change)
             changed[key] = status
-    for key, status in changed.items():
-        status.history = msgspec.json.encode(histories[key]).decode()
     if changed:
         db.execute("put_statuses", statuses=encode(list(changed.values())))
+    if before:
+        db.execute("put_status_versions", versions=encode(before))
     return found
 
 
@@ -93,7 +91,7 @@ def _created(change: UpdateStatus) -> _Status:
         label=change.key if change.label is None else change.label,
         state=change.state,
         data=change.data,
-        history="[]",
+        version=1,
         update_id=change.id,
         created_at=change.at,
         updated_at=change.at,
@@ -101,16 +99,20 @@ def _created(change: UpdateStatus) -> _Status:
 
 
 def _version(status: _Status) -> _Version:
-    return _Version(
-        id=status.update_id,
-        label=status.label,
-        state=status.state,
-        data=msgspec.Raw((status.data or "null").encode()),
-        at=status.updated_at,
+    return (
+        status.run_id,
+        status.key,
+        status.version,
+        status.label,
+        status.state,
+        status.data,
+        status.update_id,
+        status.updated_at,
     )
 
 
 def _update(status: _Status, change: UpdateStatus) -> None:
+    status.version += 1
     status.label = status.label if change.label is None else change.label
     status.state = status.state if change.state is None else change.state
     status.data = status.data if change.data is None else change.data

@@ -113,6 +113,7 @@ class RetentionContract:
             await apply(
                 store,
                 UpdateStatus(run_id=run_id, key="k", id="u", at=NOW),
+                UpdateStatus(run_id=run_id, key="k", id="v", at=NOW),
                 SetValue(scope=f"run:{run_id}", key="k", value="1", at=NOW),
                 AnnotateRun(run_id=run_id, tags=("a", "b")),
             )
@@ -133,6 +134,9 @@ class RetentionContract:
         assert await store.get_value("env", "k") is not None
         assert await store.get_event("evt_2") is not None
         assert await store.check() == []
+        await executing_run(store, "run_1")
+        await apply(store, UpdateStatus(run_id="run_1", key="k", id="u", at=NOW))
+        assert [status.history for status in await store.get_statuses("run_1")] == ["[]"]
 
     async def test_event_goes_with_the_last_of_its_runs(self, open_store: OpenStore) -> None:
         store = await open_store("dev")

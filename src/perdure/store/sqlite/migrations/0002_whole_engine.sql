@@ -181,7 +181,7 @@ create table schedules (
 create index schedules_due_idx on schedules (env, next_at, id) where is_active = 1;
 create index schedules_dispatcher_idx on schedules (env, dispatcher, key);
 
--- A named progress record of a run, with all of its versions. Lives as long as its run.
+-- A named progress record of a run, as it is now. Lives as long as its run.
 create table statuses (
     env text not null,
     run_id text not null,
@@ -189,12 +189,28 @@ create table statuses (
     label text not null,
     state text,
     data text,                -- JSON
-    history text not null,    -- JSON list of earlier versions, oldest first: {id, label, state, data, at}
+    version integer not null, -- 1, 2, 3 ...; earlier ones are in status_versions
     update_id text not null,  -- of the update that made this version
     created_at integer not null,
     updated_at integer not null,
     primary key (env, run_id, key)
 ) without rowid;
+
+-- What a status said before, a row per version: an update costs the same, however many there were. As long as its run.
+create table status_versions (
+    env text not null,
+    run_id text not null,
+    key text not null,
+    version integer not null,
+    label text not null,
+    state text,
+    data text,                -- JSON
+    update_id text not null,
+    at integer not null,      -- from when on
+    primary key (env, run_id, key, version)
+) without rowid;
+
+create unique index status_versions_update_idx on status_versions (env, run_id, key, update_id);
 
 -- A value that outlives executions. scope: env, job:<id> or run:<id>; the last kind lives as long as its run.
 create table key_values (

@@ -34,6 +34,9 @@ delete from tasks where env = :env and run_id in (select value from json_each(:i
 -- name: delete_logs_of_runs
 delete from logs where env = :env and run_id in (select value from json_each(:ids));
 
+-- name: delete_status_versions_of_runs
+delete from status_versions where env = :env and run_id in (select value from json_each(:ids));
+
 -- name: delete_statuses_of_runs
 delete from statuses where env = :env and run_id in (select value from json_each(:ids));
 

@@ -1,8 +1,9 @@
 -- What runs and applications keep: statuses, values, annotations; queues, accounts, schedules as they are defined.
 
 -- name: statuses_by_key
--- :keys: [[run_id, key], ...]. Two JSON lists: which of the runs exist, and
--- [[run_id, key, label, state, data, history, update_id, created_at, updated_at], ...].
+-- :keys: [[run_id, key], ...], :updates: [[run_id, key, update_id], ...]. Three JSON lists: which of the runs exist,
+-- [[run_id, key, label, state, data, version, update_id, created_at, updated_at], ...], and those of the updates that made
+-- an earlier version.
 select
     (
         select json_group_array(id) from runs
@@ -10,19 +11,28 @@ select
     ),
     (
         select json_group_array(
-            json_array(run_id, key, label, state, data, history, update_id, created_at, updated_at)
+            json_array(run_id, key, label, state, data, version, update_id, created_at, updated_at)
         )
         from statuses
         where
             env = :env and (run_id, key) in (
                 select json_extract(value, '$[0]'), json_extract(value, '$[1]') from json_each(:keys)
             )
+    ),
+    (
+        select json_group_array(json_array(run_id, key, update_id))
+        from status_versions
+        where
+            env = :env and (run_id, key, update_id) in (
+                select json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]')
+                from json_each(:updates)
+            )
     );
 
 -- name: put_statuses
--- :statuses: [[run_id, key, label, state, data, history, update_id, created_at, updated_at], ...]
+-- :statuses: [[run_id, key, label, state, data, version, update_id, created_at, updated_at], ...]
 with batch as materialized (select value as r from json_each(:statuses))
-insert into statuses (env, run_id, key, label, state, data, history, update_id, created_at, updated_at)
+insert into statuses (env, run_id, key, label, state, data, version, update_id, created_at, updated_at)
 select
     :env, json_extract(r, '$[0]'), json_extract(r, '$[1]'), json_extract(r, '$[2]'), json_extract(r, '$[3]'),
     json_extract(r, '$[4]'), json_extract(r, '$[5]'), json_extract(r, '$[6]'), json_extract(r, '$[7]'),
@@ -33,15 +43,35 @@ on conflict (env, run_id, key) do update set
     label = excluded.label,
     state = excluded.state,
     data = excluded.data,
-    history = excluded.history,
+    version = excluded.version,
     update_id = excluded.update_id,
     updated_at = excluded.updated_at;
+
+-- name: put_status_versions
+-- :versions: [[run_id, key, version, label, state, data, update_id, at], ...]
+with batch as materialized (select value as r from json_each(:versions))
+insert into status_versions (env, run_id, key, version, label, state, data, update_id, at)
+select
+    :env, json_extract(r, '$[0]'), json_extract(r, '$[1]'), json_extract(r, '$[2]'), json_extract(r, '$[3]'),
+    json_extract(r, '$[4]'), json_extract(r, '$[5]'), json_extract(r, '$[6]'), json_extract(r, '$[7]')
+from batch;
 
 -- name: statuses_by_run
 -- A JSON list of StatusRow by creation.
 select json_group_array(json(json)) from (
     select json_object(
-        'key', key, 'label', label, 'state', state, 'data', data, 'history', history,
+        'key', key, 'label', label, 'state', state, 'data', data,
+        'history', (
+            select json_group_array(json(version_json)) || ''  -- text, no part of the JSON around it
+            from (
+                select json_object('label', label, 'state', state, 'data', json(data), 'at', at) as version_json
+                from status_versions
+                where
+                    status_versions.env = :env and status_versions.run_id = statuses.run_id
+                    and status_versions.key = statuses.key
+                order by version
+            )
+        ),
         'created_at', created_at, 'updated_at', updated_at
     ) as json
     from statuses
