@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from random import Random
 import pytest
 
 from perdure import ConflictError, Retry, RunStatus, UsageError
+from perdure.schema.reasons import Limited
 
 
 class Census:
@@ -174,6 +176,29 @@ async def test_cancelled_execution_keeps_its_slot_until_its_code_has_ended(app, 
     assert (queue.executing, queue.queued) == (1, 1)
     assert app.done[:3] == [("begun", 1), ("gone", 1), ("begun", 2)]
     assert census.most["all"] == 1
+
+
+@pytest.mark.real_time
+async def test_cancelled_sync_run_keeps_its_slot_until_its_thread_has_ended(app):
+    gate = threading.Event()
+
+    def stubborn(payload, io, ctx):
+        app.done.append(("begun", payload))
+        gate.wait(10)
+        app.done.append(("gone", payload))
+
+    app.define(stubborn, concurrency_limit=1)
+    async with app.embedded():
+        first = await app.start("stubborn", 1)
+        await app.reached(lambda: app.done)
+        second = await app.start("stubborn", 2)
+        await app.client.cancel_run(first)
+        reasons = await app.client.why_not_running(second)
+        gate.set()
+        await app.client.wait_for_run(second, 20)
+
+    assert reasons == [Limited(scope="queue", id="stubborn", limit=1, executing=1)]
+    assert app.done == [("begun", 1), ("gone", 1), ("begun", 2), ("gone", 2)]
 
 
 async def test_waiting_run_has_no_slot(app):
@@ -346,3 +371,24 @@ def test_ids_of_limits_are_their_own(app):
         app.client.define_concurrency_limit(id="quick", limit=1)
     with pytest.raises(UsageError, match="limit="):
         app.client.define_concurrency_limit(id="nothing")
+
+
+async def test_children_count_for_their_own_job(app, census):
+    async def child(payload, io, ctx):
+        with census.counted("child"):
+            await io.run_task("step", asyncio.sleep, 1)
+        return payload
+
+    child_job = app.define(child, concurrency_limit=2)
+
+    async def parent(payload, io, ctx):
+        with census.counted("parent"):
+            results = await child_job.batch_invoke_and_wait(list(range(8)), key="children")
+        return [result.output for result in results]
+
+    app.define(parent, concurrency_limit=1)
+    async with app.embedded(concurrency_limit=3):
+        runs = [await app.end_of(run_id) for run_id in [await app.start("parent") for _ in range(3)]]
+
+    assert [run.output for run in runs] == [list(range(8))] * 3
+    assert (census.most["child"], census.most["parent"]) == (2, 1)
