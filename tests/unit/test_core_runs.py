@@ -193,6 +193,12 @@ def test_claim_moves_queued_runs_to_executing() -> None:
             },
             id="suspended until others have acted",
         ),
+        pytest.param(
+            Suspended(None, wakes=3, open_waits=2, replay_ms=50, waits_for_all=True),
+            RunStatus.WAITING,
+            {"open_waits": 2, "wakes_seen": 3, "otherwise": RunStatus.QUEUED, "ready_at": MADE},
+            id="suspended until all others have acted",
+        ),
         pytest.param(Suspended(NOW), RunStatus.QUEUED, {"ready_at": MADE}, id="suspended until now"),
         pytest.param(
             Yielded("shutdown"), RunStatus.QUEUED, {"reason": "shutdown", "ready_at": MADE}, id="yielded"

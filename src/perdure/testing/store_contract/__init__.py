@@ -10,6 +10,7 @@ Example:
 The tests are coroutines (pytest-asyncio's auto mode runs them) and use the port only.
 """
 
+from .children import ChildContract
 from .delayed import DelayedEventContract, EventListContract, ScheduleContract
 from .factories import OpenStore as OpenStore
 from .lists import ListContract
@@ -46,6 +47,7 @@ class StoreContract(
     DelayedEventContract,
     EventListContract,
     ScheduleContract,
+    ChildContract,
     WaiterContract,
     OperationContract,
     TurnContract,

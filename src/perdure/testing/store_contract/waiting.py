@@ -8,6 +8,7 @@ import pytest
 
 from perdure.engine.store import (
     Applied,
+    AwaitEvent,
     CheckWaiter,
     FinishMatch,
     IngestEvent,
@@ -90,6 +91,36 @@ class WaiterContract:
         assert len(await store.unchecked_waiters(1)) == 1
         assert await store.waiters_of("run_1") == await store.unchecked_waiters(10)
         assert await store.waiters_of("run_2") == []
+
+    async def test_waiter_is_written_with_tasks(self, open_store: OpenStore) -> None:
+        """Of a run that is kept in memory."""
+        store = await open_store("dev")
+        await executing_run(store)
+        change = record(make_task("t", status=TaskStatus.WAITING))
+        change.effects = [AwaitEvent(run_id="run_1", wait=wait("t", "x"))]
+
+        assert await apply(store, change) == [Applied()]
+
+        assert await store.unchecked_waiters(10) == [
+            WaiterRow(run_id="run_1", task_id="t", name="x", since=NOW)
+        ]
+        await apply(store, send("e1", name="x"))
+        assert await matched(store) == [("e1", ["t"])]
+
+    async def test_suspension_names_all_that_the_run_waits_for(self, open_store: OpenStore) -> None:
+        store = await open_store("dev")
+        await executing_run(store)
+        await executing_run(store, "run_2")
+        change = record(make_task("old", status=TaskStatus.WAITING))
+        change.effects = [AwaitEvent(run_id="run_1", wait=wait("old", "x"))]
+        await apply(store, change)
+        await apply(
+            store, move(RunStatus.WAITING, "run_2", wake_at=None, open_waits=1, waits=[wait("t", "z")])
+        )
+
+        await apply(store, suspend(wait("new", "y")))
+
+        assert await store.waiter_names() == ["y", "z"]
 
     async def test_checked_waiters_stay(self, open_store: OpenStore) -> None:
         store = await open_store("dev")
