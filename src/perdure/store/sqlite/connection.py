@@ -147,7 +147,7 @@ class Database:
         writer = self._writer
         if writer is None:
             raise UsageError("this SQLite database was opened for reading only")
-        return await self._write_lane.run(lambda: self._transact(writer, work))
+        return await self._write_lane.run_for_writer(lambda: self._transact(writer, work))
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` on one snapshot, beside any write."""

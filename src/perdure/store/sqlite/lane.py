@@ -17,13 +17,22 @@ class Lane:
     """A thread that runs calls one after another; `inline`: none, the caller runs them itself."""
 
     def __init__(self, name: str, *, inline: bool) -> None:
-        self._queue: SimpleQueue[_Call[Any] | None] = SimpleQueue()
+        self._queue: SimpleQueue[_Call[Any] | _Answered[Any] | None] = SimpleQueue()
         self._thread = None if inline else threading.Thread(target=self._serve, name=name, daemon=True)
         if self._thread:
             self._thread.start()
 
     async def run(self, call: Callable[[], T]) -> T:
         """What `call` returns or raises. Cancelling the wait doesn't cancel the call."""
+        if self._thread is None:
+            return call()
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+        self._queue.put(_Answered(call, loop, answer))
+        return await answer
+
+    async def run_for_writer(self, call: Callable[[], T]) -> T:
+        """As `run`, a turn of the loop sooner. For a task of our own that nobody else looks at: see _Call."""
         if self._thread is None:
             return call()
         asked = _Call(call, asyncio.get_running_loop())
@@ -43,11 +52,43 @@ class Lane:
             del asked
 
 
+class _Answered(Generic[T]):
+    """A call in another thread, whose end a future tells."""
+
+    __slots__ = ("_answer", "_call", "_loop")
+
+    def __init__(
+        self, call: Callable[[], T], loop: asyncio.AbstractEventLoop, answer: asyncio.Future[T]
+    ) -> None:
+        self._call = call
+        self._loop = loop
+        self._answer = answer
+
+    def make(self) -> None:
+        """In the lane's thread: make the call, and have the loop tell."""
+        value, error = None, None
+        try:
+            value = self._call()
+        except BaseException as caught:  # noqa: BLE001 - it belongs to the caller
+            error = caught
+        with suppress(RuntimeError):  # the caller's loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._end, value, error)
+
+    def _end(self, value: Any, error: BaseException | None) -> None:
+        if self._answer.done():  # its waiter was cancelled
+            return
+        if error is None:
+            self._answer.set_result(value)
+        else:
+            self._answer.set_exception(error)
+
+
 class _Call(Generic[T]):
     """A call in another thread, to be awaited once, by a task.
 
     What a future would do, one turn of the loop sooner: the task goes on inside of the callback that brings the end of
-    the call, where a future would only have that scheduled. It offers what tasks ask of a future.
+    the call, where a future would only have that scheduled. It offers what tasks ask of a future, and not what others do
+    who look at what a task waits for: only the engine's writer may await one.
     """
 
     __slots__ = (
