@@ -207,6 +207,7 @@ async def test_waits_for_an_event(app):
 
     assert isinstance(reason, WaitsForEvent)
     assert (reason.task, reason.names) == ("either", ("paid", "refunded"))
+    assert reason.until is not None
     assert abs(reason.until - (START + 2 * HOUR)) < timedelta(seconds=1)
     assert str(reason).startswith("task 'either' waits for event 'paid' or 'refunded', until 2030-01-01")
 

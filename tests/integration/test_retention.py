@@ -164,5 +164,7 @@ async def test_backup_is_a_database_of_the_same_runs(app, tmp_path):
     other = Client(id="other")
     async with other.embedded(f"sqlite:///{copy}", clock=app.clock, inline=True):
         assert sorted(run.job_id for run in await other.get_runs()) == ["good", "long"]
-        assert (await other.get_run(run_id)).output is None
+        copied = await other.get_run(run_id)
+        assert copied is not None
+        assert [task.key for task in copied.tasks] == ["task"]
         assert await other.check() == []
