@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from perdure import (
     StoreInUseError,
     TaskStatus,
     UsageError,
+    event_trigger,
 )
 
 
@@ -349,3 +351,26 @@ async def slow(app, seconds):
     app.done.append("began")
     await asyncio.sleep(seconds)
     app.done.append("ended")
+
+
+@pytest.mark.real_time
+async def test_run_that_reads_while_it_waits_is_not_disturbed():
+    """What reads of the store await is looked at by the executor, to see whether the run can be put down."""
+    client = Client(id="reader")
+    problems: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
+
+    async def reads(run_id: str) -> None:
+        for _ in range(50):
+            await client.get_run(run_id)
+
+    @client.job(id="job", trigger=event_trigger(name="go"))
+    async def job(payload, io, ctx):
+        await asyncio.gather(io.wait("a while", 0.1), reads(ctx.run.id))
+        return "read"
+
+    async with client.embedded(":memory:"):
+        event = await client.send_event("go")
+        run = await client.wait_for_run(event.runs[0].id, timeout=30)
+
+    assert (run.output, problems) == ("read", [])
