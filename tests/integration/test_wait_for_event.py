@@ -336,3 +336,36 @@ async def test_mistakes_are_explained(app, name, options, says):
     assert run.error.name == "UsageError", run.error
     assert "wait_for_event('k')" in run.error.message
     assert says in run.error.message
+
+
+async def test_many_that_wait_for_several_names_and_an_event_that_was_there_before(app):
+    """More waits than are compared at a time, the last of whose names has come already."""
+
+    async def waits(payload, io, ctx):
+        event = await io.wait_for_event("k", ["a", "b", "c"], since=timedelta(hours=1))
+        return event.id
+
+    job = app.define(waits)
+    async with app.embedded():
+        await app.client.send_event("c", id="early")
+        await asyncio.sleep(60)
+        runs = [await app.start(job) for _ in range(150)]
+        await asyncio.sleep(30)
+        outputs = [(await app.look(run_id)).output for run_id in runs]
+
+    assert outputs == ["early"] * 150
+
+
+async def test_of_several_events_that_were_there_before_the_earliest_counts(app):
+    async def waits(payload, io, ctx):
+        return (await io.wait_for_event("k", ["a", "b"], since=timedelta(hours=1))).id
+
+    job = app.define(waits)
+    async with app.embedded():
+        await app.client.send_event("b", id="first")
+        await asyncio.sleep(1)
+        await app.client.send_event("a", id="second")
+        await asyncio.sleep(60)
+        run = await app.end_of(await app.start(job))
+
+    assert run.output == "first"
