@@ -327,14 +327,10 @@ class TestEveryEnd:
 
     async def test_poisoned(self, app):
         parent = await self.parent_of(app, ends_busy)
+        run_id = ""
         for _ in range(5):
-            embedded = app.embedded()
-            async with embedded:
-                run_id = (
-                    await app.start(parent)
-                    if not await app.client.get_runs("parent")
-                    else (await app.client.get_runs("parent"))[0].id
-                )
+            async with app.embedded() as embedded:
+                run_id = run_id or await app.start(parent)
                 await self.until_executing(app)
                 await embedded.crash()
         async with app.embedded():
