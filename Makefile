@@ -15,7 +15,7 @@ PIP := pip --disable-pip-version-check install --quiet --constraint constraints.
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pythons simulate check format bench clean
+.PHONY: help demo test test-long test-pythons simulate check format bench clean
 
 help: ## List these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -26,6 +26,11 @@ demo: $(READY) ## Run jobs, kill the process in the middle, watch them go on (te
 test: $(READY) ## Run all tests, then their core on every other CPython found (six minutes)
 	$(BIN)/python -m pytest -n $(JOBS) tests
 	@$(MAKE) --no-print-directory test-pythons
+
+SCALE ?= 5
+
+test-long: $(READY) ## Run what is generated or simulated five times as often (SCALE=5; half an hour)
+	PERDURE_TEST_SCALE=$(SCALE) $(BIN)/python -m pytest -n $(JOBS) --timeout 1800 tests/property tests/simulation
 
 test-pythons: $(READY) ## Run the core of the tests on every other CPython found
 	@used=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
@@ -54,7 +59,7 @@ format: $(READY) ## Format the code and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY) ## Measure nine workloads, beside the floor of this machine (three minutes)
+bench: $(READY) ## Measure nine workloads, beside the floor of this machine (five minutes)
 	$(BIN)/python -m bench
 
 clean: ## Remove the virtual environments and what tools left

@@ -17,6 +17,9 @@ logger = logging.getLogger("perdure.engine")
 RESCUE_BATCH = 1_000
 """Leases taken back in one transaction."""
 
+NAMED_MAX = 10
+"""Lost executions of one batch that are named in the log; the runs themselves all say so."""
+
 LEASES_MAX = 100_000
 """Leases looked through for orphans, which are rare."""
 
@@ -85,9 +88,11 @@ class Rescuer:
         moves = [rescue(lease, now, lease_ms=self._lease_ms, endings=self._endings) for lease in lost]
         results = await settled([self._submit(move) for move in moves])
         await settled(released)
-        for lease, result in zip(lost, results, strict=True):
-            if type(result) is Applied:
-                logger.warning(
-                    "execution %d of run %s was lost (owner %s)", lease.execution, lease.run_id, lease.owner
-                )
-        return len(released) + sum(type(result) is Applied for result in results)
+        rescued = [lease for lease, result in zip(lost, results, strict=True) if type(result) is Applied]
+        for lease in rescued[:NAMED_MAX]:
+            logger.warning(
+                "execution %d of run %s was lost (owner %s)", lease.execution, lease.run_id, lease.owner
+            )
+        if len(rescued) > NAMED_MAX:
+            logger.warning("so were %d more", len(rescued) - NAMED_MAX)
+        return len(released) + len(rescued)
