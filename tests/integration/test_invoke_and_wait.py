@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from perdure import (
+    Integration,
     NotFoundError,
     PerdureError,
     Run,
@@ -324,6 +325,22 @@ class TestEveryEnd:
             await later.end_of(run_id, within=1000)
 
         assert [result.status for result in app.done] == [RunStatus.INVALID_PAYLOAD]
+
+    async def test_unresolved_auth(self, app):
+        """The one end of another kind: it is decided before the run function is called."""
+
+        class Mail(Integration):
+            def for_run(self, io, key, auth):
+                return self
+
+        app.client.define_auth_resolver("mail", lambda ctx, integration: None)
+        parent = await self.parent_of(app, ends_completed, integrations={"mail": Mail("mail")})
+        async with app.embedded():
+            await app.end_of(await app.start(parent), within=60)
+
+        (result,) = app.done
+        assert (result.ok, result.status) == (False, RunStatus.UNRESOLVED_AUTH)
+        assert "mail" in result.error.message
 
     async def test_poisoned(self, app):
         parent = await self.parent_of(app, ends_busy)
