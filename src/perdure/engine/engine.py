@@ -216,9 +216,7 @@ class Engine:
             UsageError: a job's concurrency key can't be worked out; of the events some may have been stored.
             UnavailableError: of the events some may have been stored; repeating with the same ids is safe.
         """
-        if (
-            len(events) == 1
-        ):  # who sends one event and waits holds no more than that, be it a hundred thousand of them
+        if len(events) == 1:  # many senders may wait, each with one: it holds no more than that
             if self.writer.is_full:
                 await self.writer.room()
             return [_ingested(await self._submit_event(events[0]))]
