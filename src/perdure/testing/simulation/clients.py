@@ -14,6 +14,7 @@ from perdure import Client, ConflictError, NotFoundError, RunStatus, Unavailable
 
 from .findings import Findings
 from .ledger import Ledger
+from .others import SIGNAL
 from .programs import DYNAMIC, EVENTS, Program
 from .trace import Trace
 
@@ -175,6 +176,15 @@ async def unregister(caller: Caller) -> None:
         await caller.client.dynamic_schedule(id=DYNAMIC).unregister(caller.chance.choice("xy"))
 
 
+async def signal(caller: Caller) -> None:
+    event = await caller.client.send_event(
+        SIGNAL,
+        {"n": caller.chance.randrange(2)},
+        deliver_after=caller.chance.choice((None, None, None, 10)),
+    )
+    caller.ledger.sent_event(event.id, [run.id for run in event.runs])
+
+
 async def pause(caller: Caller) -> None:
     if caller.programs:
         await caller.client.pause_queue(caller.chance.choice(caller.programs).queue.id)
@@ -201,6 +211,7 @@ ACTIONS: tuple[tuple[Callable[[Caller], Awaitable[None]], int], ...] = (
     (continue_, 3),
     (look, 1),
     (wait_for_end, 2),
+    (signal, 2),
     (send_later, 3),
     (cancel_event, 1),
     (register, 3),

@@ -13,10 +13,14 @@ from perdure.schema.runs import RunStatus
 from .calendar import Calendar
 from .findings import Findings
 from .history import History
+from .others import OthersWatch
 from .queues import Bodies
 from .trace import Trace
 
 CRASHES_TO_POISON = 5
+
+PATIENCE_MS = 8_000
+"""How long an event may take to get to who waits for it, while nothing is wrong."""
 
 
 class Ledger:
@@ -35,11 +39,13 @@ class Ledger:
         self,
         history: History,
         calendar: Calendar,
+        others: OthersWatch,
         bodies: Bodies,
         findings: Findings,
         trace: Trace,
         *,
         now: Callable[[], float],
+        calm_since: Callable[[], int],
     ) -> None:
         self.sent: dict[str, list[str]] = {}
         self.later: set[str] = set()
@@ -51,6 +57,8 @@ class Ledger:
         self._waits: dict[tuple[str, str], float] = {}
         self._history = history
         self._calendar = calendar
+        self._others = others
+        self._calm_since = calm_since
         self._findings = findings
         self._trace = trace
         self._now = now
@@ -89,6 +97,36 @@ class Ledger:
             self._findings.add("nothing acknowledged is lost", f"{run_id} isn't found")
         elif status not in self._history.past[run_id]:
             self._findings.add("clients see what is stored", f"{run_id} was shown as {status.name}")
+
+    def saw_child(self, run_id: str, child_id: str, status: RunStatus) -> None:
+        """A run was told how one ended that it had invoked."""
+        child = self._history.runs.get(child_id)
+        if child is None or child.parent_run_id != run_id or not status.is_terminal:
+            self._findings.add(
+                "a task ends with its child", f"{run_id} was told that {child_id} is {status.name}"
+            )
+        self.saw_run(child_id, status)
+
+    def signal_came(self, run_id: str, key: str, event_id: str, n: int, since: float) -> None:
+        """A wait for a signal ended with this event."""
+        signal = self._others.signals.get(event_id)
+        began = self._others.wait_began(run_id, key)
+        if signal is None or began is None or signal[0] != n or signal[1] < began[0] - since * 1000:
+            self._findings.add(
+                "a wait gets what it waits for", f"{key} of {run_id}: {signal}, waits from {began}"
+            )
+
+    def signal_missed(self, run_id: str, key: str, n: int, since: float) -> None:
+        """A wait for a signal timed out: none came in time, as far as that can be said in such weather."""
+        began = self._others.wait_began(run_id, key)
+        if began is None or began[1] is None:
+            return
+        for event_id, (number, at) in self._others.signals.items():
+            if number == n and max(began[0] - since * 1000, self._calm_since()) < at < began[1] - PATIENCE_MS:
+                self._findings.add(
+                    "a wait gets what it waits for",
+                    f"{key} of {run_id} timed out, and {event_id} came at {at}: {began}",
+                )
 
     # --- what bodies did ------------------------------------------------------------------------------------------------
 

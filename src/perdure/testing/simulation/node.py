@@ -62,7 +62,9 @@ class Node:
         self.calls = 0
         self.client = client = Client(id="simulated")
         # Now and then a release that lacks a job: its runs wait for one that has it.
-        self.programs = [program for program in programs if is_whole or chance.random() < 0.9]
+        self.programs = [
+            program for program in programs if is_whole or program.is_child or chance.random() < 0.9
+        ]
         for program in self.programs:
             define(client, program, ledger, by_clock=not is_whole)
         self._loop = loop

@@ -15,6 +15,7 @@ from perdure import (
     cron_trigger,
     event_trigger,
     interval_trigger,
+    invoke_trigger,
 )
 from perdure.sdk.triggers.trigger import Trigger
 
@@ -28,6 +29,7 @@ EVENTS = ("go", "go again", "tell")
 
 
 DYNAMIC = "dynamic"
+CHILDREN = ("child-0", "child-1")
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Program:
 
     `max_duration`: seconds that it may execute in all; whether that is enough depends on the weather.
     `schedule`: what starts it instead of an event.
+    `calls`: it may invoke the jobs that are a child, and so never missing in a process; only invocations start these.
     `queue`: its own, or one that it shares with others; `keyed`: "path" or "function" if the payload divides it.
     """
 
@@ -58,6 +61,8 @@ class Program:
     is_shared: bool = False
     keyed: str | None = None
     schedule: Schedule | None = None
+    calls: bool = False
+    is_child: bool = False
 
     def lane(self, payload: Any) -> Lane:
         """Whose slots a run with this payload takes: whoever sends one with a key of its own says so in the payload."""
@@ -78,6 +83,11 @@ def make_programs(chance: random.Random) -> list[Program]:
         _program(chance, f"job-{n}", event, shared)
         for n, event in enumerate((*EVENTS, chance.choice(EVENTS[:2])))
     ]
+    if any(program.calls for program in programs):
+        programs += [
+            replace(_program(chance, child, EVENTS[-1], shared), event="", is_child=True)
+            for child in CHILDREN
+        ]
     if chance.random() < 0.25:
         how = chance.choice(("cron", "interval", DYNAMIC))
         schedule = Schedule(how, chance.choice((60, 150)), catch_up=chance.random() < 0.3)
@@ -94,6 +104,9 @@ def _program(chance: random.Random, job_id: str, event: str, shared: Queue) -> P
         events=() if event == EVENTS[-1] else (EVENTS[-1],),
         failing=chance.random() < 0.25,
     )
+    calls = job_id not in CHILDREN and event != EVENTS[-1] and chance.random() < 0.4
+    if calls:
+        writer.children = CHILDREN
     keyed = chance.choice((None, None, "path", "function"))
     limit = chance.choice((None, None, 1, 2))
     own = Queue(job_id, limit=None if keyed else limit, per_key=limit if keyed else None)
@@ -108,6 +121,7 @@ def _program(chance: random.Random, job_id: str, event: str, shared: Queue) -> P
         queue=shared if is_shared else own,
         is_shared=is_shared,
         keyed=keyed,
+        calls=calls,
     )
 
 
@@ -115,7 +129,8 @@ def define(client: Client, program: Program, ledger: Ledger, *, by_clock: bool) 
     """Define it on a client, whose process tells `ledger` what its code does. `by_clock`: whether schedules start it."""
 
     async def job(payload: Any, io: IO, ctx: Context) -> Any:
-        return await run_steps(program.steps, Scene(io, ctx.run.id, ledger, program.lane(payload)))
+        lane = program.lane(payload)
+        return await run_steps(program.steps, Scene(io, ctx.run.id, ledger, client.jobs, lane))
 
     queue = program.queue
     limit = queue.limit if program.keyed is None else queue.per_key
@@ -136,6 +151,8 @@ def define(client: Client, program: Program, ledger: Ledger, *, by_clock: bool) 
 
 def _trigger(client: Client, program: Program) -> Trigger[Any]:
     schedule = program.schedule
+    if program.is_child:
+        return invoke_trigger()
     if schedule is None:
         return event_trigger(name=program.event)
     if schedule.how == DYNAMIC:

@@ -29,6 +29,7 @@ from .history import History
 from .ledger import Ledger
 from .loop import HARNESS, SimulatedLoop
 from .node import Node
+from .others import OthersWatch
 from .programs import make_programs
 from .queues import Bodies, Limits, QueueWatch
 from .trace import Trace
@@ -160,10 +161,18 @@ class World:
         self.history = History(store, self.findings, self.trace, now=self.loop.time, slots=self.slots)
         self.queues = QueueWatch(store, self.history.runs, self.limits, self.findings, self.loop.time)
         self.calendar = Calendar(store, self.history.runs, self.findings)
-        self.history.watches += [self.queues, self.calendar]
+        others = OthersWatch(store, self.history.runs, self.history.tasks, self.history.past, self.findings)
+        self.history.watches += [self.queues, self.calendar, others]
         bodies = Bodies(self.limits, self.findings, lambda: self.loop.process)
         self.ledger = Ledger(
-            self.history, self.calendar, bodies, self.findings, self.trace, now=self.loop.time
+            self.history,
+            self.calendar,
+            others,
+            bodies,
+            self.findings,
+            self.trace,
+            now=self.loop.time,
+            calm_since=self._calm_since,
         )
         acts = asyncio.create_task(self._acts())
         found = asyncio.create_task(self.findings.any.wait())
@@ -297,6 +306,7 @@ class World:
             is_whole=not callers,
         )
         node.start(callers, self._take_action)
+        self._node = node
         return node
 
     def _take_action(self) -> bool:
@@ -304,6 +314,12 @@ class World:
             self._actions_left -= 1
             return True
         return False
+
+    def _calm_since(self) -> int:
+        """Since when nothing has been wrong, milliseconds."""
+        now = self.loop.time()
+        since = max(self.weather.healthy_since, self._node.up_since if self._node.is_up else now)
+        return VirtualClock(loop=self.loop).now() + int((since - now) * 1000)
 
     def _look_for_the_late(self, node: Node) -> None:
         """No run waits for a reason that is resolved, while nothing is wrong."""
@@ -327,7 +343,12 @@ class World:
                     "no run waits for a resolved reason",
                     f"{run.id} is queued since {since:.3f}, and a slot is free since {self.history.full_at:.3f}",
                 )
-            elif run.status is RunStatus.WAITING and since <= late and (run.wake_at or 0) <= instant:
+            elif (
+                run.status is RunStatus.WAITING
+                and since <= late
+                and run.wake_at is not None
+                and run.wake_at <= instant
+            ):
                 self.findings.add(
                     "no run waits for a resolved reason", f"{run.id} was to wake at {run.wake_at}"
                 )

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any
 
-from perdure import IO, Retry, TaskError, current_task
+from perdure import IO, Job, Retry, TaskError, current_task
 
 from .ledger import Ledger
+from .others import SIGNAL
 from .queues import Lane
 
 BODY_SECONDS = (0.0, 0.0, 0.01, 0.2, 1.5, 12.0)
@@ -32,7 +34,8 @@ class Scene:
     io: IO
     run_id: str
     ledger: Ledger
-    lane: Lane = ("", "")
+    jobs: Mapping[str, Job[Any, Any]]
+    lane: Lane
     path: str = ""
 
     def below(self, key: str) -> Scene:
@@ -227,6 +230,66 @@ class Tell(Step):
 
 
 @dataclass(frozen=True)
+class Call(Step):
+    """Runs of another job, whose ends it waits for, if it does; `timeout`: seconds, caught."""
+
+    key: str
+    child: str
+    how: str
+    count: int
+    timeout: float | None
+
+    async def run(self, at: Scene) -> Any:
+        job = at.jobs[self.child]
+        payloads = [{"tenant": "abc"[n % 3]} for n in range(self.count)]
+        if self.how == "invoke":
+            run = await job.invoke(payloads[0], key=self.key)
+            at.ledger.sent_event(run.event_id, [run.id])
+            return None
+        try:
+            if self.how == "batch":
+                results = await job.batch_invoke_and_wait(payloads, key=self.key, timeout=self.timeout)
+            else:
+                results = [await job.invoke_and_wait(payloads[0], key=self.key, timeout=self.timeout)]
+        except TaskError as error:
+            if self.timeout is None or not error.matches(TimeoutError):
+                raise
+            return "timed out"
+        if self.how == "batch" and len(results) != self.count:
+            raise AssertionError(f"{self.key}: {len(results)} results of {self.count} runs")
+        for result in results:
+            at.ledger.saw_child(at.run_id, result.id, result.status)
+        return None
+
+
+@dataclass(frozen=True)
+class Await(Step):
+    """A wait for the event `SIGNAL` with number `n`, which clients send now and then; `since`: it looks back so far."""
+
+    key: str
+    n: int
+    since: float | None
+    timeout: float
+
+    async def run(self, at: Scene) -> Any:
+        try:
+            event = await at.io.wait_for_event(
+                self.key,
+                SIGNAL,
+                filter={"n": [self.n]},
+                since=None if self.since is None else timedelta(seconds=self.since),
+                timeout=self.timeout,
+            )
+        except TaskError as error:
+            if not error.matches(TimeoutError):
+                raise
+            at.ledger.signal_missed(at.run_id, self.key, self.n, self.since or 0)
+            return "timed out"
+        at.ledger.signal_came(at.run_id, self.key, event.id, self.n, self.since or 0)
+        return None
+
+
+@dataclass(frozen=True)
 class Nest(Step):
     """A task whose body consists of steps."""
 
@@ -293,11 +356,12 @@ async def run_steps(steps: Sequence[Step], at: Scene) -> list[Any]:
 
 @dataclass
 class Writer:
-    """Draws steps until its budget is used up. `events`: those that a program may send."""
+    """Draws steps until its budget is used up. `events`: those that a program may send; `children`: jobs it may invoke."""
 
     chance: random.Random
     budget: int
     events: tuple[str, ...] = ()
+    children: tuple[str, ...] = ()
     depth: int = 0
     failing: bool = False
     _keys: int = field(default=0)
@@ -358,6 +422,29 @@ def _tell(writer: Writer) -> Step:
     return Tell(writer.key("e"), writer.chance.choice(writer.events))
 
 
+def _call(writer: Writer) -> Step:
+    if not writer.children:
+        return _work(writer)
+    chance = writer.chance
+    return Call(
+        writer.key("c"),
+        chance.choice(writer.children),
+        chance.choice(("invoke", "wait", "wait", "batch")),
+        chance.choice((1, 2, 4)),
+        chance.choice((None, None, 5.0, 100.0)),
+    )
+
+
+def _await(writer: Writer) -> Step:
+    chance = writer.chance
+    return Await(
+        writer.key("a"),
+        chance.randrange(2),
+        chance.choice((None, None, 40.0)),
+        chance.choice((3.0, 60.0, 200.0)),
+    )
+
+
 def _nest(writer: Writer) -> Step:
     return Nest(writer.key("n"), writer.inner(3))
 
@@ -383,6 +470,8 @@ STEPS: tuple[tuple[Callable[[Writer], Step], int, bool], ...] = (
     (_leave, 1, False),
     (_remember, 1, False),
     (_tell, 2, False),
+    (_call, 3, False),
+    (_await, 1, False),
     (_nest, 3, True),
     (_together, 5, True),
     (_limited, 1, True),

@@ -1,0 +1,116 @@
+"""What runs wait for that others do: children that end, events that come; and who is told when a run has ended."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from perdure.engine.store import Applied, DeliverEvent, Ingested, IngestEvent, RunRow, Store
+from perdure.schema.execution import TaskRecord
+from perdure.schema.runs import RunStatus, TaskStatus
+
+from .batch import Batch
+from .findings import Findings
+
+SIGNAL = "signal"
+"""The event that runs wait for; the number in its payload says which of them."""
+
+
+class OthersWatch:
+    """See the module (port: Watch).
+
+    Attributes:
+        signals: events that runs may wait for: id → (number, when it arrived in milliseconds).
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        runs: Mapping[str, RunRow],
+        tasks: Mapping[str, dict[str, TaskRecord]],
+        past: Mapping[str, Iterable[RunStatus]],
+        findings: Findings,
+    ) -> None:
+        self.signals: dict[str, tuple[int, int]] = {}
+        self._coming: dict[str, int] = {}
+        self._store = store
+        self._runs = runs
+        self._tasks = tasks
+        self._past = past
+        self._findings = findings
+        self._commits = 0
+
+    def before(self) -> None:
+        pass
+
+    async def after(self, batch: Batch) -> None:
+        for change, result in batch.of(IngestEvent):
+            if change.event.name == SIGNAL and isinstance(result, Ingested) and not result.duplicate:
+                event = change.event
+                number: int = msgspec.json.decode(event.payload)["n"]
+                if event.deliver_at is not None and event.deliver_at > change.created_at:
+                    self._coming[event.id] = number
+                else:
+                    self.signals[event.id] = (number, change.created_at)
+        for change, result in batch.of(DeliverEvent):
+            if isinstance(result, Applied) and change.event_id in self._coming:
+                self.signals[change.event_id] = (self._coming.pop(change.event_id), change.at)
+        self._commits += 1
+        if batch.creates or batch.loose or self._commits % 16 == 0:
+            await self.look()
+
+    async def look(self) -> None:
+        """A task and its child are there together; the one is open as long as the other goes on."""
+        children: defaultdict[str, list[RunRow]] = defaultdict(list)
+        for run in self._runs.values():
+            if run.parent_run_id is not None:
+                children[run.parent_run_id].append(run)
+        for parent_id, runs in children.items():
+            parent = self._runs[parent_id]
+            if parent.status.is_terminal:
+                continue
+            stored = {task.id: task for task in await self._store.get_tasks(parent_id)}
+            for child in runs:
+                self._check(parent, child, stored.get(child.parent_task_id or ""))
+            if parent.status is RunStatus.WAITING and parent.open_waits > sum(map(_is_open, stored.values())):
+                self._find(
+                    "no run waits for a resolved reason",
+                    f"{parent_id} waits for {parent.open_waits} others, of too few",
+                )
+
+    def _check(self, parent: RunRow, child: RunRow, task: TaskRecord | None) -> None:
+        if task is None:
+            if RunStatus.QUEUED not in list(self._past[parent.id])[1:]:
+                self._find(
+                    "a task and its child are there together", f"{child.id} of {parent.id} has no task"
+                )
+            return
+        has_ended = any(status.is_terminal for status in self._past[child.id])
+        if _is_open(task) and child.status.is_terminal:
+            self._find(
+                "a task ends with its child", f"{task.key} of {parent.id} is open, {child.id} has ended"
+            )
+        if task.status is TaskStatus.COMPLETED and not has_ended:
+            self._find("a task ends with its child", f"{task.key} of {parent.id} has ended, {child.id} not")
+
+    def wait_began(self, run_id: str, key: str) -> tuple[int, int | None] | None:
+        """(from when on, until when) the task waits, milliseconds; None if there is none."""
+        for task in self._tasks[run_id].values():
+            if task.key == key and task.started_at is not None:
+                return task.started_at, task.due_at
+        return None
+
+    def _find(self, promise: str, what: str) -> None:
+        self._findings.add(promise, what)
+
+
+def _is_open(task: TaskRecord) -> bool:
+    """Whether it waits, for others or for a time."""
+    return (
+        task.status is TaskStatus.WAITING
+        and task.seq is None
+        and task.interrupted is None
+        and task.completed_at is None
+    )
