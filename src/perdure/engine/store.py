@@ -175,7 +175,7 @@ class Store(Protocol):
         ...
 
     async def matches(self, limit: int) -> list[Match]:
-        """Events to be compared with the waiters of their names, with these."""
+        """Events to be compared with the waiters of their names, with those of them that were waiting when it arrived."""
         ...
 
     async def due_operations(self, now: int, limit: int) -> list[OperationRow]:

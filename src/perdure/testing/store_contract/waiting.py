@@ -158,6 +158,20 @@ class WaiterContract:
         assert match.event == await stored_event(store, "e1")
         assert match.waiters[0].name == "foo.bar"
 
+    async def test_event_is_not_compared_with_waits_that_began_after_its_arrival(
+        self, open_store: OpenStore
+    ) -> None:
+        store = await open_store("dev")
+        await executing_run(store)
+        await executing_run(store, "run_2")
+        await apply(store, suspend(wait("t")))
+        await apply(store, send("e1", NOW + 30))
+
+        waits = [wait("u", since=NOW + 31), wait("v", since=NOW + 30)]
+        await apply(store, move(RunStatus.WAITING, "run_2", wake_at=None, open_waits=2, waits=waits))
+
+        assert await matched(store) == [("e1", ["t", "v"])]
+
     async def test_event_that_somebody_waits_for_counts_as_delivered(self, open_store: OpenStore) -> None:
         store = await open_store("dev")
         await executing_run(store)

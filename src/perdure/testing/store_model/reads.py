@@ -136,8 +136,14 @@ class StoreModel(Writes):
         return rows[:limit]
 
     def matches(self, limit: int) -> list[Match]:
-        pending = [stored.record for stored in self._by_arrival(None) if stored.matching]
-        return [Match(event=record, waiters=self.waiting_for(record.name)) for record in pending[:limit]]
+        pending = [stored for stored in self._by_arrival(None) if stored.matching]
+        return [
+            Match(
+                event=stored.record,
+                waiters=[row for row in self.waiting_for(stored.record.name) if row.since <= stored.arrived],
+            )
+            for stored in pending[:limit]
+        ]
 
     def due_operations(self, now: int, limit: int) -> list[OperationRow]:
         rows = sorted(self.operations.values(), key=lambda row: (row.due_at, row.run_id, row.task_id))

@@ -44,7 +44,7 @@ select json_group_array(json(json)) from (
 );
 
 -- name: matches
--- A JSON list of Match, earliest event first.
+-- A JSON list of Match, earliest event first. Waits that began since aren't concerned.
 select json_group_array(json(json)) from (
     select json_object(
         'event', json(event.json),
@@ -54,7 +54,9 @@ select json_group_array(json(json)) from (
                 'context_filter', context_filter, 'account_id', account_id, 'since', since
             ))
             from event_waiters indexed by event_waiters_name_idx
-            where event_waiters.env = events.env and event_waiters.name = events.name
+            where
+                event_waiters.env = events.env and event_waiters.name = events.name
+                and event_waiters.since <= matches.arrived_at
         ))
     ) as json
     from matches
