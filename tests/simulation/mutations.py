@@ -30,6 +30,18 @@ def fence_dropped(patch: pytest.MonkeyPatch) -> None:
 
 
 def lost_wake_up(patch: pytest.MonkeyPatch) -> None:
+    """A run is put down although what it waits for has come meanwhile: how many wake-ups its execution saw isn't compared."""
+
+    def heedless(db: Any, moves: list[Any]) -> Any:
+        for _, move in moves:
+            move.wakes_seen = None
+        return batch._move(db, moves)
+
+    handlers = [(kinds, heedless if MoveRun in kinds else handler) for kinds, handler in batch._HANDLERS]
+    patch.setattr(batch, "_HANDLERS", tuple(handlers))
+
+
+def lost_announcement(patch: pytest.MonkeyPatch) -> None:
     """Runs that are announced while a claim is under way, which may not see them, are forgotten."""
     queued = EngineSource.runs_queued
 
@@ -63,6 +75,18 @@ class _Ghost:
 
 
 def leaked_slot(patch: pytest.MonkeyPatch) -> None:
+    """A queue, or a key, whose limit was reached isn't looked at again when an execution of it has ended."""
+
+    def leaky(db: Any, ids: list[str]) -> None:
+        if ids:
+            db.execute("leave_leases", ids=batch.encode(ids))
+            for run_id in ids:
+                db.known.lease_left(run_id)
+
+    patch.setattr(batch, "leave_leases", leaky)
+
+
+def leaked_execution(patch: pytest.MonkeyPatch) -> None:
     """An execution whose run was cancelled is never struck off by its runner."""
     finished = Runner._finished
 
@@ -107,8 +131,10 @@ def suspended_in_two_steps(patch: pytest.MonkeyPatch) -> None:
 MUTATIONS: dict[str, Mutation] = {
     "fence dropped": fence_dropped,
     "lost wake-up": lost_wake_up,
+    "lost announcement": lost_announcement,
     "double claim": double_claim,
     "leaked slot": leaked_slot,
+    "leaked execution": leaked_execution,
     "leaked lease": leaked_lease,
     "non-atomic suspend": suspended_in_two_steps,
 }

@@ -13,8 +13,10 @@ SEEDS_MAX = 500
 PROMISES = {
     "fence dropped": "fences hold",
     "lost wake-up": "no run waits for a resolved reason",
+    "lost announcement": "no run waits for a resolved reason",
     "double claim": "one execution at a time",
     "leaked slot": "no run waits for a resolved reason",
+    "leaked execution": "no run waits for a resolved reason",
     "leaked lease": "a run is in one place",
     "non-atomic suspend": "a suspension is atomic",
 }

@@ -45,7 +45,7 @@ class Weather:
         self._outage_until = 0.0
         self.healthy_since = 0.0
         foul = chance.choice((0.0, 0.3, 1.0, 1.0, 3.0))
-        self.latency = chance.choice((0.0, 0.0005, 0.003, 0.02))
+        self.latency = chance.choice((0.0, 0.0005, 0.003, 0.02, 0.06))
         self.slow = 0.004 * foul
         self.unavailable = chance.choice((0.0, 0.006)) * foul
         self.outage = chance.choice((0.0, 0.003)) * foul

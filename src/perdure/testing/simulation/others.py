@@ -67,33 +67,37 @@ class OthersWatch:
         for run in self._runs.values():
             if run.parent_run_id is not None:
                 children[run.parent_run_id].append(run)
-        for parent_id, runs in children.items():
-            parent = self._runs[parent_id]
-            if parent.status.is_terminal:
-                continue
-            stored = {task.id: task for task in await self._store.get_tasks(parent_id)}
-            for child in runs:
-                self._check(parent, child, stored.get(child.parent_task_id or ""))
-            if parent.status is RunStatus.WAITING and parent.open_waits > sum(map(_is_open, stored.values())):
-                self._find(
-                    "no run waits for a resolved reason",
-                    f"{parent_id} waits for {parent.open_waits} others, of too few",
-                )
+        waiting = [run for run in self._runs.values() if run.status is RunStatus.WAITING and run.open_waits]
+        for parent in dict.fromkeys([*children, *(run.id for run in waiting)]):
+            await self._look_at(self._runs[parent], children[parent])
 
-    def _check(self, parent: RunRow, child: RunRow, task: TaskRecord | None) -> None:
-        if task is None:
-            if RunStatus.QUEUED not in list(self._past[parent.id])[1:]:
-                self._find(
-                    "a task and its child are there together", f"{child.id} of {parent.id} has no task"
-                )
+    async def _look_at(self, parent: RunRow, children: list[RunRow]) -> None:
+        if parent.status.is_terminal:
             return
-        has_ended = any(status.is_terminal for status in self._past[child.id])
-        if _is_open(task) and child.status.is_terminal:
+        stored = {task.id: task for task in await self._store.get_tasks(parent.id)}
+        by_task: defaultdict[str, list[RunRow]] = defaultdict(list)
+        for child in children:
+            by_task[child.parent_task_id or ""].append(child)
+        for task_id, runs in by_task.items():
+            self._check(parent, runs, stored.get(task_id))
+        if parent.status is RunStatus.WAITING and parent.open_waits > sum(map(_is_open, stored.values())):
             self._find(
-                "a task ends with its child", f"{task.key} of {parent.id} is open, {child.id} has ended"
+                "no run waits for a resolved reason",
+                f"{parent.id} waits for {parent.open_waits} others, and has fewer tasks that do",
             )
+
+    def _check(self, parent: RunRow, runs: list[RunRow], task: TaskRecord | None) -> None:
+        """A task that was forgotten (its run was continued) may have asked for another run after one that ended badly."""
+        ids = ", ".join(run.id for run in runs)
+        if task is None:
+            if not any(status.is_terminal for status in self._past[parent.id]):
+                self._find("a task and its child are there together", f"{ids} of {parent.id}: no task")
+            return
+        has_ended = any(status.is_terminal for run in runs for status in self._past[run.id])
+        if _is_open(task) and all(run.status.is_terminal for run in runs):
+            self._find("a task ends with its child", f"{task.key} of {parent.id} is open, {ids} has ended")
         if task.status is TaskStatus.COMPLETED and not has_ended:
-            self._find("a task ends with its child", f"{task.key} of {parent.id} has ended, {child.id} not")
+            self._find("a task ends with its child", f"{task.key} of {parent.id} has ended, {ids} not")
 
     def wait_began(self, run_id: str, key: str) -> tuple[int, int | None] | None:
         """(from when on, until when) the task waits, milliseconds; None if there is none."""

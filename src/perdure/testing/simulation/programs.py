@@ -22,7 +22,7 @@ from perdure.sdk.triggers.trigger import Trigger
 from .calendar import CRON
 from .ledger import Ledger
 from .queues import Lane, Queue
-from .steps import Scene, Step, Writer, run_steps
+from .steps import Scene, Step, Work, Writer, run_steps
 
 EVENTS = ("go", "go again", "tell")
 """The last one is sent by jobs to start others, whose programs send nothing: so there is an end to it."""
@@ -84,10 +84,15 @@ def make_programs(chance: random.Random) -> list[Program]:
         for n, event in enumerate((*EVENTS, chance.choice(EVENTS[:2])))
     ]
     if any(program.calls for program in programs):
-        programs += [
+        children = [
             replace(_program(chance, child, EVENTS[-1], shared), event="", is_child=True)
             for child in CHILDREN
         ]
+        # One whose end comes about when the run that waits for it is put down.
+        children[0] = replace(
+            children[0], steps=(Work("w1", chance.choice((0.0, 0.02, 0.04, 0.05, 0.06))),), max_duration=None
+        )
+        programs += children
     if chance.random() < 0.25:
         how = chance.choice(("cron", "interval", DYNAMIC))
         schedule = Schedule(how, chance.choice((60, 150)), catch_up=chance.random() < 0.3)
