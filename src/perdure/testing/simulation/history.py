@@ -248,7 +248,7 @@ class History:
                 )
             self._saw(row)
         if batch.creates:
-            for row in await self._store.list_runs(RunFilter(limit=EVERYTHING)):
+            for row in await self._store.list_runs(RunFilter(limit=EVERYTHING, internal=True)):
                 if row.id not in self.runs:
                     self._saw(row)
         for run_id in dict.fromkeys((*batch.reread, *batch.loose)):
@@ -294,7 +294,7 @@ class History:
     async def look_at_all(self) -> None:
         """Read everything: every run is where its status puts it, and nothing changed that no commit spoke of."""
         store = self._store
-        rows = {row.id: row for row in await store.list_runs(RunFilter(limit=EVERYTHING))}
+        rows = {row.id: row for row in await store.list_runs(RunFilter(limit=EVERYTHING, internal=True))}
         for run_id in self.runs.keys() - rows.keys():
             self._find("nothing acknowledged is lost", f"{run_id} is gone")
         for run_id, row in rows.items():

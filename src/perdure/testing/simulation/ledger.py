@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from perdure import RunNotification
 from perdure.schema.runs import RunStatus
 
 from .calendar import Calendar
@@ -97,6 +98,10 @@ class Ledger:
             self._findings.add("nothing acknowledged is lost", f"{run_id} isn't found")
         elif status not in self._history.past[run_id]:
             self._findings.add("clients see what is stored", f"{run_id} was shown as {status.name}")
+
+    async def told_of_end(self, notification: RunNotification) -> None:
+        """A handler of the application was told of the end of a run."""
+        self.saw_run(notification.id, notification.status)
 
     def saw_child(self, run_id: str, child_id: str, status: RunStatus) -> None:
         """A run was told how one ended that it had invoked."""

@@ -53,6 +53,7 @@ class Node:
         programs: list[Program],
         slots: int,
         environment_limit: int | None,
+        notifies: bool,
         is_whole: bool,
     ) -> None:
         self.process = process
@@ -67,6 +68,9 @@ class Node:
         ]
         for program in self.programs:
             define(client, program, ledger, by_clock=not is_whole)
+        if notifies:
+            client.on("run_succeeded", ledger.told_of_end)
+            client.on("run_failed", ledger.told_of_end)
         self._loop = loop
         self._chance = chance
         self._weather = weather

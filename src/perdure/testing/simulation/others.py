@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from perdure.engine.store import Applied, DeliverEvent, Ingested, IngestEvent, RunRow, Store
+from perdure.engine.store import Applied, DeliverEvent, Ingested, IngestEvent, MoveRun, RunRow, Store
 from perdure.schema.execution import TaskRecord
 from perdure.schema.runs import RunStatus, TaskStatus
 
@@ -108,6 +108,38 @@ class OthersWatch:
 
     def _find(self, promise: str, what: str) -> None:
         self._findings.add(promise, what)
+
+
+class NotificationWatch:
+    """Whether each end of a run has one run that tells of it (port: Watch)."""
+
+    def __init__(self, runs: Mapping[str, RunRow], findings: Findings) -> None:
+        self._runs = runs
+        self._findings = findings
+        self._ends: dict[str, None] = {}
+
+    def before(self) -> None:
+        pass
+
+    async def after(self, batch: Batch) -> None:
+        for move, result in batch.of(MoveRun):
+            run = self._runs.get(move.run_id)
+            if isinstance(result, Applied) and move.completed_at is not None and run and not run.is_internal:
+                self._ends[f"{move.run_id}:{move.execution}:{move.status.value}:{move.at}"] = None
+
+    def end(self) -> None:
+        """All runs have ended."""
+        told: Counter[str] = Counter()
+        for run in self._runs.values():
+            if run.is_internal:
+                told[":".join(run.event_id.split(":")[:4])] += 1
+                if run.status is not RunStatus.COMPLETED:
+                    self._findings.add(
+                        "each end is told once", f"{run.id} of {run.event_id} is {run.status.name}"
+                    )
+        for end in dict.fromkeys([*self._ends, *told]):
+            if told[end] != 1 or end not in self._ends:
+                self._findings.add("each end is told once", f"{end}: {told[end]} runs tell of it")
 
 
 def _is_open(task: TaskRecord) -> bool:

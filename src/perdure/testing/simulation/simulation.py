@@ -29,7 +29,7 @@ from .history import History
 from .ledger import Ledger
 from .loop import HARNESS, SimulatedLoop
 from .node import Node
-from .others import OthersWatch
+from .others import NotificationWatch, OthersWatch
 from .programs import make_programs
 from .queues import Bodies, Limits, QueueWatch
 from .trace import Trace
@@ -121,6 +121,7 @@ class World:
             {program.queue.id: program.queue for program in self.programs},
             environment=workload.choice((None, None, None, 1, 3)),
         )
+        self._notifies = self._stream("notifications").random() < 0.2
         self._callers = workload.choice((1, 2, 4))
         self._actions_left = workload.choice((6, 15, 30))
         self._chance = workload
@@ -162,7 +163,8 @@ class World:
         self.queues = QueueWatch(store, self.history.runs, self.limits, self.findings, self.loop.time)
         self.calendar = Calendar(store, self.history.runs, self.findings)
         others = OthersWatch(store, self.history.runs, self.history.tasks, self.history.past, self.findings)
-        self.history.watches += [self.queues, self.calendar, others]
+        self.notifications = NotificationWatch(self.history.runs, self.findings)
+        self.history.watches += [self.queues, self.calendar, others, self.notifications]
         bodies = Bodies(self.limits, self.findings, lambda: self.loop.process)
         self.ledger = Ledger(
             self.history,
@@ -274,8 +276,12 @@ class World:
     async def _check_books(self) -> None:
         await self.history.end()
         self.calendar.end()
+        if self._notifies:
+            self.notifications.end()
         programs = {program.job_id: program for program in self.programs}
         for run_id, run in self.history.runs.items():
+            if run.is_internal:
+                continue
             program = programs[run.job_id]
             self.ledger.check_end(run_id, fails=program.fails, may_time_out=program.max_duration is not None)
         for event_id, run_ids in self.ledger.sent.items():
@@ -303,6 +309,7 @@ class World:
             programs=self.programs,
             slots=self.slots,
             environment_limit=self.limits.environment,
+            notifies=self._notifies,
             is_whole=not callers,
         )
         node.start(callers, self._take_action)
