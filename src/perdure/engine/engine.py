@@ -32,6 +32,7 @@ from .queues import Queues
 from .store import (
     CancelEvent,
     Change,
+    ClaimRuns,
     DeliverEvent,
     Ingested,
     IngestEvent,
@@ -140,6 +141,7 @@ class Engine:
         self.executing: dict[str, tuple[int, int]] = {}
         self.orphans: dict[str, int] = {}
         self.is_running = False
+        self._claiming_at: int | None = None
         self.writer = Writer(
             store,
             on_committed=self._committed,
@@ -335,7 +337,13 @@ class Engine:
                 self.announce_queued()
         elif (type(change) is MoveRun and change.status is _QUEUED) or type(change) is WakeRuns:
             self.announce_queued()
+        elif type(change) is ClaimRuns:
+            self._claiming_at = change.at
+            future.add_done_callback(self._claim_told)
         return future
+
+    def _claim_told(self, _: asyncio.Future[Result]) -> None:
+        self._claiming_at = None
 
     def submit_close(self, move: MoveRun) -> asyncio.Future[bool]:
         """Have the end of an execution written; True if it still held the run."""
@@ -374,7 +382,11 @@ class Engine:
             del self.orphans[run_id]
 
     def is_alive(self, lease: LeaseRow) -> bool:
-        return lease.owner == self.owner and self.executing.get(lease.run_id, (0, 0))[0] == lease.execution
+        """Whether an execution of ours has it, or will once we are told of a claim: its commit may outlast the lease."""
+        if lease.owner != self.owner:
+            return False
+        is_news = self._claiming_at is not None and lease.claimed_at >= self._claiming_at
+        return is_news or self.executing.get(lease.run_id, (0, 0))[0] == lease.execution
 
     def announce_queued(self) -> None:
         if self.is_running:

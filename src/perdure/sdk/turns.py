@@ -85,6 +85,8 @@ async def park(execution: Execution, operation: Operation, due: int | None) -> N
         stage.parked.pop(operation, None)
         if timer is not None:
             timer.cancel()
+    if execution.outcome is not None:
+        execution.check()  # its time came while the end of the execution was being written: nothing begins any more
 
 
 async def leave_if_yielding(execution: Execution, operation: Operation) -> None:
