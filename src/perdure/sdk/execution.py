@@ -368,9 +368,8 @@ class Execution:
                 return
         elif not future.result():
             self.outcome = "the run was taken away meanwhile"  # `_finish` gives the slot back
-        elif isinstance(self.outcome, Failed):
-            task = self.records.find(self.outcome.error.task_id or "")
-            notices.failed(self.claim, self.outcome, task.key if task is not None else None)
+        elif self.outcome is not None and not isinstance(self.outcome, str):
+            notices.ended(self.claim, self.outcome, self.records)
         self._unwind()
 
     def revoke(self, reason: str) -> None:

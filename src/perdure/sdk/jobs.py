@@ -91,6 +91,9 @@ class Job(Generic[Payload, Output]):
         level = log_level or client.log_level
         if level.upper() not in LEVELS:
             raise UsageError(f"{where}: log_level {level!r} is none of log, error, warn, info, debug")
+        given: Any = retry
+        if given is not None and not isinstance(given, Retry):
+            raise UsageError(f"{where}: retry must be a Retry, like Retry(attempts=3), not {retry!r}")
         check_priority(priority, where)
         _check_signature(fn, where)
         self.client = client

@@ -45,6 +45,9 @@ class Logger:
     def warn(self, message: str, data: Any = None) -> _Written:
         return self._write("WARN", message, data)
 
+    warning = warn
+    """As the standard library has it."""
+
     def info(self, message: str, data: Any = None) -> _Written:
         return self._write("INFO", message, data)
 

@@ -8,6 +8,7 @@ task of that run, with retries. What it does to the run that ended: nothing.
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -40,6 +41,9 @@ INTERNAL = "perdure:"
 
 DELIVERY = Retry(attempts=13, factor=2.7, min_delay=2, max_delay=timedelta(hours=6))
 """How often a handler is called that raises: 13 times in all (Protocol, background queues), over half a day to a day."""
+
+
+_log = logging.getLogger("perdure.executor")
 
 
 class Invocation(Struct, frozen=True, kw_only=True):
@@ -102,7 +106,17 @@ def notifying_job(client: Client, id: str, handler: NotificationHandler, where: 
     async def deliver(payload: Any, io: IO, ctx: Context) -> None:
         notification = await _load(client, msgspec.convert(payload, RunEnded), ctx)
         if notification is not None:
-            await io.run_task("handler", call, notification, name=where, retry=DELIVERY)
+            await io.run_task("handler", call, notification, name=where, retry=DELIVERY, on_error=report)
+
+    def report(error: Exception, task: Task) -> None:
+        _log.warning(
+            "%s failed at its try %d of %d: %s: %s",
+            where,
+            task.attempts,
+            DELIVERY.attempts,
+            type(error).__name__,
+            error,
+        )
 
     job = Job[Any, None](client, deliver, id=id, name=where, trigger=invoke_trigger(), retry=UNTIL_AVAILABLE)
     job.is_internal = True

@@ -27,6 +27,14 @@ def check_text(text: Any, what: str, chars_max: int) -> None:
         raise UsageError(f"{what} holds a NUL or a lone surrogate, which can't be stored; remove it")
 
 
+def check_id(id: Any, what: str) -> None:
+    """Let through what can be an id that is asked for. Raises UsageError."""
+    if not isinstance(id, str):
+        kind = type(id).__name__
+        fix = "pass its id, like run.id" if hasattr(id, "id") else "ids are strings"
+        raise UsageError(f"{what} must be a string, not a {kind}: {fix}")
+
+
 def _is_unicode(text: str) -> bool:
     try:
         text.encode()

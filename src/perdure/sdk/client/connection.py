@@ -11,6 +11,7 @@ from perdure.ids import Ids
 from perdure.limits import Limits
 from perdure.sdk.jobs import Job
 from perdure.sdk.platform import Platform
+from perdure.sdk.scope import current_scope
 from perdure.sdk.values import to_json
 
 
@@ -74,6 +75,12 @@ class Connection:
                 "Client(api_url=..., api_key=...) or PERDURE_API_URL and PERDURE_API_KEY (servers come with a later release)"
             )
         return self._platform
+
+    def _refuse_in_run(self, call: str, instead: str) -> None:
+        """Raise UsageError in a run function, outside of its tasks: what would be done again at every replay."""
+        scope = current_scope.get()
+        if scope is not None and scope.operation is None:
+            raise UsageError(f"{call} in a run function does it again at every replay: write {instead}")
 
     @property
     def _platform_here(self) -> Platform | None:

@@ -19,7 +19,7 @@ from perdure.sdk.operation import Duration
 from perdure.sdk.platform import Platform
 from perdure.sdk.run_options import run_options
 from perdure.sdk.scope import current_scope
-from perdure.sdk.texts import check_text
+from perdure.sdk.texts import check_id, check_text
 
 from .connection import Connection
 
@@ -131,6 +131,7 @@ class ClientEvents(Connection):
 
     async def get_event(self, id: str) -> Event | None:
         """An event with the runs it caused; None if there is none of that id."""
+        check_id(id, "get_event: the id of an event")
         return await self.platform.get_event(id)
 
     async def cancel_event(self, id: str) -> Event:
@@ -140,6 +141,7 @@ class ClientEvents(Connection):
             NotFoundError: there is no such event.
             ConflictError: it has been delivered: `cancel_runs_for_event` cancels its runs.
         """
+        check_id(id, "cancel_event: the id of an event")
         return await self.platform.cancel_event(id)
 
     def _sender(self, *, all_have_ids: bool) -> Platform:

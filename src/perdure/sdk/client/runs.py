@@ -17,13 +17,16 @@ from perdure.schema.runs import Run, RunStatus
 from perdure.sdk.jobs import Job
 from perdure.sdk.operation import Duration
 from perdure.sdk.run_options import run_options
-from perdure.sdk.texts import check_text
+from perdure.sdk.texts import check_id, check_text
 
 from .connection import Connection
 
 P = TypeVar("P")
 
 _PAGE = 500
+
+_IDS = ("event_id", "version", "account_id", "parent", "queue")
+"""Selections that are ids."""
 
 
 class RunSelection(TypedDict, total=False):
@@ -69,6 +72,8 @@ class ClientRuns(Connection):
             if job not in self.jobs:
                 raise NotFoundError(kind="job", id=job)
             job = self.jobs[job]
+        if key is None:
+            self._refuse_in_run("client.invoke", "`await io.invoke(key, job, payload)`, which starts one run")
         where = f"job {job.id!r}"
         check_text(key, f"{where}: key", self.limits.name_chars_max)
         check_text(account_id, f"{where}: account_id", self.limits.name_chars_max)
@@ -93,6 +98,7 @@ class ClientRuns(Connection):
 
     async def get_run(self, id: str) -> Run | None:
         """A run with its tasks and logs; None if there is none of that id."""
+        check_id(id, "get_run: the id of a run")
         return await self.platform.get_run(id)
 
     async def get_runs(
@@ -143,6 +149,7 @@ class ClientRuns(Connection):
         Raises:
             NotFoundError: there is no such run.
         """
+        check_id(id, "why_not_running: the id of a run")
         return await self.platform.why_not_running(id)
 
     async def wait_for_run(self, id: str, timeout: Duration | None = None) -> Run:
@@ -152,6 +159,7 @@ class ClientRuns(Connection):
             TimeoutError: it hasn't ended after `timeout` (timedelta or seconds). The run goes on.
             NotFoundError: there is no such run.
         """
+        check_id(id, "wait_for_run: the id of a run")
         seconds = None if timeout is None else to_ms(timeout, "wait_for_run: timeout") / 1000
         return await asyncio.wait_for(self.platform.wait_for_run(id), seconds)
 
@@ -162,10 +170,13 @@ class ClientRuns(Connection):
             NotFoundError: there is no such run.
             ConflictError: it has ended otherwise already.
         """
+        check_id(id, "cancel_run: the id of a run")
         return await self.platform.cancel_run(id)
 
     async def rerun(self, id: str) -> Run:
         """Start a new run with the payload of one that has ended, in its job version. Errors as `cancel_run`."""
+        check_id(id, "rerun: the id of a run")
+        self._refuse_in_run("client.rerun", "it in a task, `await io.run_task(key, client.rerun, id)`")
         return await self.platform.rerun(id)
 
     async def continue_run(self, id: str) -> Run:
@@ -175,6 +186,10 @@ class ClientRuns(Connection):
             NotFoundError: there is no such run.
             ConflictError: its status doesn't allow it; says what does.
         """
+        check_id(id, "continue_run: the id of a run")
+        self._refuse_in_run(
+            "client.continue_run", "it in a task, `await io.run_task(key, client.continue_run, id)`"
+        )
         return await self.platform.continue_run(id)
 
     # --- many at once ---------------------------------------------------------------------------------------------------
@@ -193,10 +208,12 @@ class ClientRuns(Connection):
 
     async def rerun_runs(self, job_id: str | None = None, **selection: Unpack[RunSelection]) -> BulkResult:
         """Run every ended run of a selection again, as `rerun`; result and errors as `cancel_runs`."""
+        self._refuse_in_run("client.rerun_runs", "it in a task of its own")
         return await self.platform.rerun_runs(_chosen("rerun_runs", job_id, selection))
 
     async def continue_runs(self, job_id: str | None = None, **selection: Unpack[RunSelection]) -> BulkResult:
         """Continue every run of a selection that can be, as `continue_run`; result and errors as `cancel_runs`."""
+        self._refuse_in_run("client.continue_runs", "it in a task of its own")
         return await self.platform.continue_runs(_chosen("continue_runs", job_id, selection))
 
     async def cancel_runs_for_event(self, id: str) -> BulkResult:
@@ -205,12 +222,14 @@ class ClientRuns(Connection):
         Raises:
             NotFoundError: there is no such event.
         """
+        check_id(id, "cancel_runs_for_event: the id of an event")
         if await self.platform.get_event(id) is None:
             raise NotFoundError(kind="event", id=id)
         return await self.platform.cancel_runs(RunFilter(event_id=id))
 
     async def cancel_runs_for_job(self, id: str) -> BulkResult:
         """Cancel the runs of a job, in whatever version; result as `cancel_runs`."""
+        check_id(id, "cancel_runs_for_job: the id of a job")
         return await self.platform.cancel_runs(RunFilter(job_id=id))
 
     async def drain(self) -> None:
@@ -229,14 +248,17 @@ def _chosen(call: str, job_id: str | None, selection: RunSelection) -> RunFilter
 
 
 def _run_filter(call: str, job_id: str | None, selection: RunSelection) -> RunFilter:
+    for what, given in (("job_id", job_id), *((name, selection.get(name)) for name in _IDS)):
+        if given is not None:
+            check_id(given, f"{call}: {what}")
     if unknown := selection.keys() - RunSelection.__annotations__.keys():
         raise UsageError(
             f"{call} can't select by {min(unknown)!r}; it can by job_id, {', '.join(RunSelection.__annotations__)}"
         )
     status, tags = selection.get("status", ()), selection.get("tags", ())
-    statuses = (status,) if isinstance(status, RunStatus) else tuple(status)
+    statuses: tuple[Any, ...] = (status,) if isinstance(status, RunStatus | str) else tuple(status)
     for given in statuses:
-        if not isinstance(given, RunStatus):  # pyright: ignore[reportUnnecessaryIsInstance] (users aren't checked)
+        if not isinstance(given, RunStatus):
             raise UsageError(f"{call}: status takes RunStatus values, like RunStatus.FAILED, not {given!r}")
     after, before = selection.get("created_after"), selection.get("created_before")
     return RunFilter(
