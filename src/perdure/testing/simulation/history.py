@@ -132,6 +132,8 @@ class History:
     def _recorded(self, batch: Batch, change: RecordTasks) -> None:
         if batch.state(change.run_id) == (RunStatus.EXECUTING, change.execution):
             self._write(change.run_id, change.tasks)
+            if change.effects:  # a child that is asked for once more may have ended: that counts as a wake-up
+                batch.reread.add(change.run_id)
         elif not self._is_known(change):
             status, execution = batch.state(change.run_id) or (None, None)
             self._find(
