@@ -90,7 +90,8 @@ class OthersWatch:
         """A task that was forgotten (its run was continued) may have asked for another run after one that ended badly."""
         ids = ", ".join(run.id for run in runs)
         if task is None:
-            if not any(status.is_terminal for status in self._past[parent.id]):
+            # Forgotten, when the run was continued or its job's retry executed it again.
+            if not parent.failures and not any(status.is_terminal for status in self._past[parent.id]):
                 self._find("a task and its child are there together", f"{ids} of {parent.id}: no task")
             return
         has_ended = any(status.is_terminal for run in runs for status in self._past[run.id])
