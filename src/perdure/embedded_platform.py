@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from perdure.durations import to_ms
 from perdure.embedded_errors import tells_unavailable
@@ -258,7 +259,7 @@ def ages_of(retention: Retention, where: str) -> Ages:
 
     def age(name: str) -> int | None:
         given: Any = getattr(retention, name)
-        given = retention.default if given is None else given
+        given = retention.default if given is UNSET else given
         return None if given is None else to_ms(given, f"{where}: {name}")
 
     ended = [status for status in RunStatus if status.is_terminal]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import TypeAlias
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
+
+Age: TypeAlias = timedelta | float | UnsetType | None
 
 
 class Retention(Struct, frozen=True, kw_only=True):
@@ -14,7 +17,7 @@ class Retention(Struct, frozen=True, kw_only=True):
     then is a new event. A run is never deleted while one that waited for it hasn't ended.
 
     Attributes:
-        default: of what isn't named.
+        default: of what isn't named; what is named with None is kept for ever all the same.
         completed, failed, cancelled, timed_out, invalid_payload, unresolved_auth: by status.
         events: of events that caused no run, after they arrived.
 
@@ -22,13 +25,13 @@ class Retention(Struct, frozen=True, kw_only=True):
     """
 
     default: timedelta | float | None = None
-    completed: timedelta | float | None = None
-    failed: timedelta | float | None = None
-    cancelled: timedelta | float | None = None
-    timed_out: timedelta | float | None = None
-    invalid_payload: timedelta | float | None = None
-    unresolved_auth: timedelta | float | None = None
-    events: timedelta | float | None = None
+    completed: Age = UNSET
+    failed: Age = UNSET
+    cancelled: Age = UNSET
+    timed_out: Age = UNSET
+    invalid_payload: Age = UNSET
+    unresolved_auth: Age = UNSET
+    events: Age = UNSET
 
 
 class Pruned(Struct, frozen=True, kw_only=True):

@@ -54,9 +54,9 @@ def slots(where: str, limit: int | ConcurrencyLimit | None, key: ConcurrencyKey 
 
 
 def check_limit(limit: int | None, what: str) -> None:
-    """Raises UsageError for what is no whole number from 1."""
+    """Raises UsageError for what is no whole number from 1, of 32 bits."""
     given: Any = limit
-    if given is not None and (type(given) is not int or given < 1):
+    if given is not None and (type(given) is not int or not 1 <= given < 2**31):
         raise UsageError(
-            f"{what} must be a whole number from 1 (to start nothing: client.pause_queue), not {given!r}"
+            f"{what} must be a whole number from 1 (to start nothing: client.pause_queue) to 2,147,483,647, not {given!r}"
         )

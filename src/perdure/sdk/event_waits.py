@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set as AbstractSet
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -158,9 +158,18 @@ class EventPlan(Plan):
 
 
 def _checked_names(names: str | Sequence[str], where: str, limits: Limits) -> tuple[str, ...]:
-    listed = (names,) if isinstance(names, str) else tuple(dict.fromkeys(names))
-    if not listed or "" in listed:
+    given: Any = names
+    if not isinstance(given, (str, Sequence, AbstractSet)):
+        raise UsageError(
+            f"{where}: names the event by a string, or the events by a list of them, not {given!r}"
+        )
+    listed = (names,) if isinstance(names, str) else tuple(names)
+    for name in listed:
+        if not isinstance(name, str) or not name:  # pyright: ignore[reportUnnecessaryIsInstance] (users aren't checked)
+            raise UsageError(f"{where}: name the event, or the events, that it waits for, not {name!r}")
+    if not listed:
         raise UsageError(f"{where}: name the event, or the events, that it waits for")
+    listed = tuple(dict.fromkeys(listed))
     if len(listed) > NAMES_MAX:
         raise UsageError(f"{where}: a wait can be for at most {NAMES_MAX} names, not {len(listed)}")
     for name in listed:
