@@ -114,8 +114,14 @@ class Embedded:
         }
         for name, value in whole_numbers.items():
             given: Any = value
-            if type(given) is not int or given < 1:
-                raise UsageError(f"embedded: {name} must be a whole number from 1, not {given!r}")
+            if type(given) is not int or not 1 <= given < 2**31:
+                raise UsageError(
+                    f"embedded: {name} must be a whole number from 1 to 2,147,483,647, not {given!r}"
+                )
+        for name, seconds in (("linger", linger), ("foreign_await_limit", foreign_await_limit)):
+            to_ms(seconds, f"embedded: {name}")
+        if to_ms(lease_seconds, "embedded: lease_seconds") == 0:
+            raise UsageError("embedded: lease_seconds must be more than 0")
         self._client = client
         self._path = sqlite_path(url or os.environ.get("PERDURE_DATABASE_URL"))
         self._clock = clock or SystemClock()

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
@@ -218,6 +218,10 @@ def check_schedule(
                 f"({INTERVAL_SECONDS_MAX:,} s)"
             )
         return
+    for name, text in (("cron expression", schedule.expression), ("time zone", schedule.timezone)):
+        given: Any = text
+        if not isinstance(given, str):
+            raise UsageError(f"{where}: a {name} is a string, not {given!r}")
     try:
         _zone(schedule.timezone)
         _check_expression(schedule)

@@ -223,8 +223,18 @@ class BatchPlan(Plan):
         ]
 
 
+def checked_payloads(payloads: Iterable[Any], key: Key) -> list[Any]:
+    """The payloads of a batch. Raises UsageError for a single one, whose members or characters nobody means."""
+    given: Any = payloads
+    if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
+        raise UsageError(
+            f"batch_invoke_and_wait({key!r}) takes a list of payloads, one for each run, not {given!r}"
+        )
+    return list(payloads)
+
+
 def _checked_job(execution: Execution, job: Any) -> Job[Any, Any]:
-    if job is not execution.job.client.jobs.get(getattr(job, "id", "")):
+    if job is None or job is not execution.job.client.jobs.get(getattr(job, "id", "")):
         raise UsageError(
             f"only a job of the client {execution.job.client.id!r} can be invoked here, not {job!r}"
         )

@@ -223,7 +223,7 @@ def _url(url: Any, where: str) -> str:
         bad = parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0
     except ValueError:
         bad = True
-    if bad or re.search(r"[\x00-\x20\x7f]", url):
+    if bad or re.search(r"[\x00-\x20\x7f\ud800-\udfff]", url):
         raise UsageError(f"{where}: {url!r} is no absolute URL that begins with http:// or https://")
     return url
 

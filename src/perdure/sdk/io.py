@@ -271,7 +271,9 @@ class IO(IOWaits, StateIO, IntegrationIO):
 
     async def send_events(self, key: Key, events: Sequence[EventToSend]) -> list[Event]:
         """Send several events as one task. See `client.event`."""
-        return await self._send(key, list(events), "Send Multiple Events")
+        from .client.events import checked_events
+
+        return await self._send(key, checked_events(events), "Send Multiple Events")
 
     async def _send(self, key: Key, events: list[EventToSend], name: str) -> list[Event]:
         async def send() -> list[Event]:

@@ -67,9 +67,9 @@ class IOWaits:
         **options: Unpack[InvokeOptions],
     ) -> Coroutine[Any, Any, list[RunResult[T]]]:
         """Start a run of a job for each payload and wait for all their ends: see `Job.batch_invoke_and_wait`."""
-        from .children import BatchPlan
+        from .children import BatchPlan, checked_payloads
 
-        plan = BatchPlan(self._execution, key, job, list(payloads), timeout, options)
+        plan = BatchPlan(self._execution, key, job, checked_payloads(payloads, key), timeout, options)
         return perform.wait_for_others(self._execution, self._execution.called(), key, plan)
 
     def wait_for_event(

@@ -20,6 +20,7 @@ from .results import RunResult
 from .retry import Retry
 from .run_options import check_priority
 from .scope import Scope, current_scope
+from .texts import check_text
 from .triggers.trigger import Trigger
 from .values import codec_for, return_annotation
 
@@ -86,7 +87,10 @@ class Job(Generic[Payload, Output]):
         where = f"job {id!r}"
         if not id:
             raise UsageError("a job needs an id")
-        if not _VERSION.match(version):
+        for what, text in (("id", id), ("name", name)):
+            check_text(text, f"{where}: {what}", client.limits.name_chars_max)
+        _check_kinds(where, trigger=(trigger, Trigger), enabled=(enabled, bool))
+        if not isinstance(version, str) or not _VERSION.match(version):  # pyright: ignore[reportUnnecessaryIsInstance] (users aren't checked)
             raise UsageError(f'{where}: version {version!r} must be three numbers, like "1.0.0"')
         level = log_level or client.log_level
         if level.upper() not in LEVELS:
@@ -191,11 +195,11 @@ class Job(Generic[Payload, Output]):
 
         For any number: 10,000 take seconds. `timeout` is for all together, `options` for each. Else as `invoke_and_wait`.
         """
-        from .children import BatchPlan
+        from .children import BatchPlan, checked_payloads
         from .perform import wait_for_others
 
         execution = self._execution(current_scope.get(), "batch_invoke_and_wait")
-        plan = BatchPlan(execution, key, self, list(payloads), timeout, options)
+        plan = BatchPlan(execution, key, self, checked_payloads(payloads, key), timeout, options)
         return wait_for_others(execution, execution.called(), key, plan)
 
     def _execution(self, scope: Scope | None, method: str) -> Execution:
@@ -217,6 +221,13 @@ class Job(Generic[Payload, Output]):
 
     def __repr__(self) -> str:
         return f"<Job {self.id} {self.version}>"
+
+
+def _check_kinds(where: str, **options: tuple[Any, Any]) -> None:
+    """Raises UsageError for an option that isn't what it has to be: `name=(what was given, its type)`."""
+    for name, (given, kind) in options.items():
+        if not isinstance(given, kind):
+            raise UsageError(f"{where}: {name} can't be {given!r}")
 
 
 def _check_signature(fn: Callable[..., Any], where: str) -> None:

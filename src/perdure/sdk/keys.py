@@ -52,7 +52,11 @@ def task_id(idempotency_key: str) -> TaskId:
 
 def display_key(key: Key) -> str:
     """The key as people read it: the string itself, or JSON for a list (`["fetch", 3]`)."""
-    return key if isinstance(key, str) else json.dumps(list(key), ensure_ascii=False)
+    if isinstance(key, str):
+        return key
+    if not isinstance(key, (list, tuple)):  # refused, by the error that it is for every task
+        return _joined(key)
+    return json.dumps(list(key), ensure_ascii=False)
 
 
 def _joined(key: Any) -> str:

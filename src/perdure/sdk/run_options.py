@@ -49,8 +49,8 @@ def check_tags(tags: Iterable[str], where: str, limits: Limits) -> tuple[str, ..
     given: Any = tags
     if isinstance(given, str) or not isinstance(given, Iterable):
         raise UsageError(f'{where}: tags is a list of strings, ["a", "b"], not {given!r}')
-    unique: list[Any] = list(dict.fromkeys(cast("Iterable[Any]", given)))
-    for tag in unique:
+    listed = list(cast("Iterable[Any]", given))
+    for tag in listed:
         if not isinstance(tag, str) or not tag:
             raise UsageError(f"{where}: a tag is a string with something in it, not {tag!r}")
         if len(tag) > limits.tag_chars_max:
@@ -61,6 +61,7 @@ def check_tags(tags: Iterable[str], where: str, limits: Limits) -> tuple[str, ..
                 setting="limits.tag_chars_max",
             )
         check_text(tag, f"{where}: tag {tag!r}", limits.tag_chars_max)
+    unique = list(dict.fromkeys(listed))
     if len(unique) > limits.tags_per_run_max:
         raise LimitExceededError(
             what=f"{where}: the number of tags",

@@ -282,7 +282,9 @@ class SyncIO(SyncIOWaits, SyncStateIO, IntegrationIO):
 
     def send_events(self, key: Key, events: Sequence[EventToSend]) -> list[Event]:
         """As `IO.send_events`."""
-        return self._send(key, list(events), "Send Multiple Events")
+        from .client.events import checked_events
+
+        return self._send(key, checked_events(events), "Send Multiple Events")
 
     def _send(self, key: Key, events: list[EventToSend], name: str) -> list[Event]:
         def send() -> list[Event]:

@@ -75,10 +75,10 @@ class SyncIOWaits:
         **options: Unpack[InvokeOptions],
     ) -> list[RunResult[T]]:
         """As `IO.batch_invoke_and_wait`."""
-        from .children import BatchPlan
+        from .children import BatchPlan, checked_payloads
 
         return self._wait_for_others(
-            key, BatchPlan(self._execution, key, job, list(payloads), timeout, options)
+            key, BatchPlan(self._execution, key, job, checked_payloads(payloads, key), timeout, options)
         )
 
     def wait_for_event(

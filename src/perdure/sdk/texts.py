@@ -27,12 +27,19 @@ def check_text(text: Any, what: str, chars_max: int) -> None:
         raise UsageError(f"{what} holds a NUL or a lone surrogate, which can't be stored; remove it")
 
 
-def check_id(id: Any, what: str) -> None:
-    """Let through what can be an id that is asked for. Raises UsageError."""
-    if not isinstance(id, str):
-        kind = type(id).__name__
-        fix = "pass its id, like run.id" if hasattr(id, "id") else "ids are strings"
-        raise UsageError(f"{what} must be a string, not a {kind}: {fix}")
+def check_id(id: Any, what: str, chars_max: int) -> str:
+    """The id of something that is asked for, if there can be one.
+
+    Raises:
+        UsageError: it is no string, is empty, or holds what can't be stored.
+        LimitExceededError: it is longer than `chars_max` characters.
+    """
+    if not id:
+        raise UsageError(f"{what} is a string with something in it, not {id!r}")
+    if not isinstance(id, str) and hasattr(id, "id"):
+        raise UsageError(f"{what} must be a string, not a {type(id).__name__}: pass its id, like run.id")
+    check_text(id, what, chars_max)
+    return id
 
 
 def _is_unicode(text: str) -> bool:

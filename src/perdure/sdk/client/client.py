@@ -162,6 +162,9 @@ class Client(
         Raises:
             ConflictError: the client has a job of this id.
         """
+        check_text(id, "the id of a job", self.limits.name_chars_max)
+        if not id:
+            raise UsageError("a job needs an id")
         if id.startswith(INTERNAL):
             raise UsageError(
                 f"job {id!r}: ids that begin with {INTERNAL!r} are perdure's own; choose another one"

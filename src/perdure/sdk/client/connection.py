@@ -12,6 +12,7 @@ from perdure.limits import Limits
 from perdure.sdk.jobs import Job
 from perdure.sdk.platform import Platform
 from perdure.sdk.scope import current_scope
+from perdure.sdk.texts import check_id
 from perdure.sdk.values import to_json
 
 
@@ -90,6 +91,10 @@ class Connection:
     def now(self) -> int:
         """The present of what the client is connected to, milliseconds."""
         return self._clock.now()
+
+    def _checked_id(self, id: str, what: str) -> str:
+        """`id` of something that is asked for. Errors as `check_id`."""
+        return check_id(id, what, self.limits.name_chars_max)
 
     def _to_json(self, value: Any, where: str) -> str:
         """A payload as JSON text. Raises SerializationError and LimitExceededError."""

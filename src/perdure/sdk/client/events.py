@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack, cast
 
 import msgspec
 from msgspec import Struct
@@ -19,7 +19,7 @@ from perdure.sdk.operation import Duration
 from perdure.sdk.platform import Platform
 from perdure.sdk.run_options import run_options
 from perdure.sdk.scope import current_scope
-from perdure.sdk.texts import check_id, check_text
+from perdure.sdk.texts import check_text
 
 from .connection import Connection
 
@@ -116,6 +116,7 @@ class ClientEvents(Connection):
 
     async def send_events(self, events: Sequence[EventToSend]) -> list[Event]:
         """Send several events (made by `client.event`) in one go; each is stored by itself. Errors as `send_event`."""
+        events = checked_events(events)
         if len(events) > self.limits.events_per_send_max:
             raise LimitExceededError(
                 what="the number of events in one send_events",
@@ -131,8 +132,7 @@ class ClientEvents(Connection):
 
     async def get_event(self, id: str) -> Event | None:
         """An event with the runs it caused; None if there is none of that id."""
-        check_id(id, "get_event: the id of an event")
-        return await self.platform.get_event(id)
+        return await self.platform.get_event(self._checked_id(id, "get_event: the id of an event"))
 
     async def cancel_event(self, id: str) -> Event:
         """Keep an event that was sent for later from being delivered. Returns it; cancelling it again changes nothing.
@@ -141,8 +141,7 @@ class ClientEvents(Connection):
             NotFoundError: there is no such event.
             ConflictError: it has been delivered: `cancel_runs_for_event` cancels its runs.
         """
-        check_id(id, "cancel_event: the id of an event")
-        return await self.platform.cancel_event(id)
+        return await self.platform.cancel_event(self._checked_id(id, "cancel_event: the id of an event"))
 
     def _sender(self, *, all_have_ids: bool) -> Platform:
         """What events are sent to, if they may be sent from here."""
@@ -167,6 +166,9 @@ class ClientEvents(Connection):
     def _record(self, event: EventToSend) -> EventRecord:
         name = event.name
         where = f"event {name!r}"
+        is_test: Any = event.is_test
+        if not isinstance(is_test, bool):
+            raise UsageError(f"{where}: is_test is True or False, not {is_test!r}")
         self._check_names(event, where)
         options = run_options(
             where,
@@ -216,3 +218,12 @@ class ClientEvents(Connection):
         if event.deliver_at is not None:
             raise UsageError(f"{where}: give it either deliver_at or deliver_after, not both")
         return self._clock.now() + to_ms(event.deliver_after, f"{where}: deliver_after")
+
+
+def checked_events(events: Iterable[EventToSend]) -> list[EventToSend]:
+    """Events to be sent, as a list. Raises UsageError for what `client.event` didn't make."""
+    given: Any = events
+    listed = list(cast("Iterable[Any]", given)) if isinstance(given, Iterable) else [given]
+    if not all(isinstance(event, EventToSend) for event in listed):
+        raise UsageError(f"send_events takes a list of what client.event(name, payload) makes, not {given!r}")
+    return listed

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import Any, Literal, TypedDict, TypeVar, Unpack, cast
 
 from msgspec.structs import replace
 
@@ -17,7 +18,7 @@ from perdure.schema.runs import Run, RunStatus
 from perdure.sdk.jobs import Job
 from perdure.sdk.operation import Duration
 from perdure.sdk.run_options import run_options
-from perdure.sdk.texts import check_id, check_text
+from perdure.sdk.texts import check_text
 
 from .connection import Connection
 
@@ -25,8 +26,8 @@ P = TypeVar("P")
 
 _PAGE = 500
 
-_IDS = ("event_id", "version", "account_id", "parent", "queue")
-"""Selections that are ids."""
+_TEXTS = ("event_id", "version", "account_id", "parent", "queue")
+"""What runs are selected by that is a text."""
 
 
 class RunSelection(TypedDict, total=False):
@@ -74,6 +75,9 @@ class ClientRuns(Connection):
             job = self.jobs[job]
         if key is None:
             self._refuse_in_run("client.invoke", "`await io.invoke(key, job, payload)`, which starts one run")
+        given: Any = job
+        if not isinstance(given, Job):
+            raise UsageError(f"invoke takes a job, or the id of one, not {given!r}")
         where = f"job {job.id!r}"
         check_text(key, f"{where}: key", self.limits.name_chars_max)
         check_text(account_id, f"{where}: account_id", self.limits.name_chars_max)
@@ -98,8 +102,7 @@ class ClientRuns(Connection):
 
     async def get_run(self, id: str) -> Run | None:
         """A run with its tasks and logs; None if there is none of that id."""
-        check_id(id, "get_run: the id of a run")
-        return await self.platform.get_run(id)
+        return await self.platform.get_run(self._checked_id(id, "get_run: the id of a run"))
 
     async def get_runs(
         self,
@@ -118,8 +121,9 @@ class ClientRuns(Connection):
             selection: see `RunSelection`.
         """
         given: Any = limit
-        if type(given) is not int or given < 1:
-            raise UsageError(f"get_runs: limit must be a whole number from 1, not {limit!r}")
+        if type(given) is not int or not 1 <= given < 2**31:
+            raise UsageError(f"get_runs: limit must be a whole number from 1 to 2,147,483,647, not {limit!r}")
+        _check_texts("get_runs", {"before": before})
         wanted = _run_filter("get_runs", job_id, selection)
         return await self.platform.get_runs(replace(wanted, before=before, limit=limit))
 
@@ -149,8 +153,7 @@ class ClientRuns(Connection):
         Raises:
             NotFoundError: there is no such run.
         """
-        check_id(id, "why_not_running: the id of a run")
-        return await self.platform.why_not_running(id)
+        return await self.platform.why_not_running(self._checked_id(id, "why_not_running: the id of a run"))
 
     async def wait_for_run(self, id: str, timeout: Duration | None = None) -> Run:
         """Wait until a run has ended, however; returns it.
@@ -159,9 +162,9 @@ class ClientRuns(Connection):
             TimeoutError: it hasn't ended after `timeout` (timedelta or seconds). The run goes on.
             NotFoundError: there is no such run.
         """
-        check_id(id, "wait_for_run: the id of a run")
         seconds = None if timeout is None else to_ms(timeout, "wait_for_run: timeout") / 1000
-        return await asyncio.wait_for(self.platform.wait_for_run(id), seconds)
+        wanted = self._checked_id(id, "wait_for_run: the id of a run")
+        return await asyncio.wait_for(self.platform.wait_for_run(wanted), seconds)
 
     async def cancel_run(self, id: str) -> Run:
         """End a run early as Cancelled. Its code is unwound; nothing it does from now on counts.
@@ -170,14 +173,12 @@ class ClientRuns(Connection):
             NotFoundError: there is no such run.
             ConflictError: it has ended otherwise already.
         """
-        check_id(id, "cancel_run: the id of a run")
-        return await self.platform.cancel_run(id)
+        return await self.platform.cancel_run(self._checked_id(id, "cancel_run: the id of a run"))
 
     async def rerun(self, id: str) -> Run:
         """Start a new run with the payload of one that has ended, in its job version. Errors as `cancel_run`."""
-        check_id(id, "rerun: the id of a run")
         self._refuse_in_run("client.rerun", "it in a task, `await io.run_task(key, client.rerun, id)`")
-        return await self.platform.rerun(id)
+        return await self.platform.rerun(self._checked_id(id, "rerun: the id of a run"))
 
     async def continue_run(self, id: str) -> Run:
         """Go on with a failed, cancelled or timed out run: completed tasks keep their outputs, the failed ones run again.
@@ -186,11 +187,10 @@ class ClientRuns(Connection):
             NotFoundError: there is no such run.
             ConflictError: its status doesn't allow it; says what does.
         """
-        check_id(id, "continue_run: the id of a run")
         self._refuse_in_run(
             "client.continue_run", "it in a task, `await io.run_task(key, client.continue_run, id)`"
         )
-        return await self.platform.continue_run(id)
+        return await self.platform.continue_run(self._checked_id(id, "continue_run: the id of a run"))
 
     # --- many at once ---------------------------------------------------------------------------------------------------
 
@@ -222,15 +222,15 @@ class ClientRuns(Connection):
         Raises:
             NotFoundError: there is no such event.
         """
-        check_id(id, "cancel_runs_for_event: the id of an event")
+        self._checked_id(id, "cancel_runs_for_event: the id of an event")
         if await self.platform.get_event(id) is None:
             raise NotFoundError(kind="event", id=id)
         return await self.platform.cancel_runs(RunFilter(event_id=id))
 
     async def cancel_runs_for_job(self, id: str) -> BulkResult:
         """Cancel the runs of a job, in whatever version; result as `cancel_runs`."""
-        check_id(id, "cancel_runs_for_job: the id of a job")
-        return await self.platform.cancel_runs(RunFilter(job_id=id))
+        wanted = self._checked_id(id, "cancel_runs_for_job: the id of a job")
+        return await self.platform.cancel_runs(RunFilter(job_id=wanted))
 
     async def drain(self) -> None:
         """Wait until nothing is queued or executing. Runs that wait for the future aren't waited for."""
@@ -248,29 +248,49 @@ def _chosen(call: str, job_id: str | None, selection: RunSelection) -> RunFilter
 
 
 def _run_filter(call: str, job_id: str | None, selection: RunSelection) -> RunFilter:
-    for what, given in (("job_id", job_id), *((name, selection.get(name)) for name in _IDS)):
-        if given is not None:
-            check_id(given, f"{call}: {what}")
     if unknown := selection.keys() - RunSelection.__annotations__.keys():
         raise UsageError(
             f"{call} can't select by {min(unknown)!r}; it can by job_id, {', '.join(RunSelection.__annotations__)}"
         )
-    status, tags = selection.get("status", ()), selection.get("tags", ())
-    statuses: tuple[Any, ...] = (status,) if isinstance(status, RunStatus | str) else tuple(status)
+    statuses, tags = _several(call, "status", selection), _several(call, "tags", selection)
     for given in statuses:
         if not isinstance(given, RunStatus):
             raise UsageError(f"{call}: status takes RunStatus values, like RunStatus.FAILED, not {given!r}")
+    _check_texts(call, {"job_id": job_id, **{name: selection.get(name) for name in _TEXTS}})
+    for tag in tags:
+        _check_texts(call, {"tags": tag or ""})
+    is_test: Any = selection.get("is_test")
+    if is_test is not None and not isinstance(is_test, bool):
+        raise UsageError(f"{call}: is_test is True or False, not {is_test!r}")
     after, before = selection.get("created_after"), selection.get("created_before")
     return RunFilter(
         job_id=job_id,
         event_id=selection.get("event_id"),
         statuses=statuses,
         job_version=selection.get("version"),
-        tags=(tags,) if isinstance(tags, str) else tuple(tags),
+        tags=tags,
         account_id=selection.get("account_id"),
         parent_run_id=selection.get("parent"),
         queue=selection.get("queue"),
-        is_test=selection.get("is_test"),
+        is_test=is_test,
         created_from=None if after is None else to_instant_ms(after, f"{call}: created_after"),
         created_until=None if before is None else to_instant_ms(before, f"{call}: created_before"),
     )
+
+
+def _several(call: str, name: Literal["status", "tags"], selection: RunSelection) -> tuple[Any, ...]:
+    """One or several values, as a tuple; none for None."""
+    given: Any = selection.get(name)
+    if given is None:
+        return ()
+    if isinstance(given, (str, RunStatus)):
+        return (given,)
+    if not isinstance(given, Iterable):
+        raise UsageError(f"{call}: {name} takes one value, or a list of them, not {given!r}")
+    return tuple(cast("Iterable[Any]", given))
+
+
+def _check_texts(call: str, texts: Mapping[str, Any]) -> None:
+    """Raises UsageError for what can't be the text of anything stored. None is let through."""
+    for name, text in texts.items():
+        check_text(text, f"{call}: {name}", sys.maxsize)

@@ -9,6 +9,7 @@ from perdure.schema.effects import SetValue, UpdateStatus
 from perdure.schema.statuses import StatusRecord, StatusState
 from perdure.sdk.scope import current_scope
 from perdure.sdk.state import check_key, checked_update, decoded_value, encoded_value
+from perdure.sdk.texts import check_id
 
 from .connection import Connection
 
@@ -22,7 +23,7 @@ class ClientState(Connection):
         Raises:
             NotFoundError: there is no such run.
         """
-        return await self.platform.get_statuses(run_id)
+        return await self.platform.get_statuses(self._checked_id(run_id, "get_run_statuses: the id of a run"))
 
     async def update_status(
         self,
@@ -40,6 +41,7 @@ class ClientState(Connection):
             UsageError, SerializationError, LimitExceededError: as `io.create_status`; or called in a run function.
         """
         _refuse_in_run_function("client.update_status", "status = await io.create_status(key, label)")
+        self._checked_id(run_id, "update_status: the id of a run")
         update = UpdateStatus(
             run_id=run_id, key=key, id=self._ids.event_id(), at=self.now(), label=label, state=state
         )
@@ -62,11 +64,16 @@ class ClientStores:
 
     def job(self, job_id: str) -> ClientStore:
         """The values of a job: `io.store.job` of its runs."""
-        return ClientStore(self._connection, f"job:{job_id}")
+        return ClientStore(self._connection, f"job:{self._checked(job_id, 'job')}")
 
     def run(self, run_id: str) -> ClientStore:
         """The values of a run: its `io.store.run`."""
-        return ClientStore(self._connection, f"run:{run_id}")
+        return ClientStore(self._connection, f"run:{self._checked(run_id, 'run')}")
+
+    def _checked(self, id: str, what: str) -> str:
+        return check_id(
+            id, f"client.store.{what}: the id of a {what}", self._connection.limits.name_chars_max
+        )
 
 
 class ClientStore:

@@ -38,7 +38,7 @@ class ClientUpkeep(Connection):
 
     async def get_account(self, id: str) -> Account | None:
         """A user of the application; None if no event was for it and `put_account` wasn't called."""
-        return await self.platform.get_account(id)
+        return await self.platform.get_account(self._checked_id(id, "get_account: the id of an account"))
 
     # --- queues ---------------------------------------------------------------------------------------------------------
 
@@ -55,11 +55,11 @@ class ClientUpkeep(Connection):
         Raises:
             NotFoundError: there is no such queue.
         """
-        await self.platform.pause_queue(id)
+        await self.platform.pause_queue(self._checked_id(id, "pause_queue: the id of a queue"))
 
     async def resume_queue(self, id: str) -> None:
         """Start runs from a queue again; one that isn't paused stays as it is. Errors as `pause_queue`."""
-        await self.platform.resume_queue(id)
+        await self.platform.resume_queue(self._checked_id(id, "resume_queue: the id of a queue"))
 
     # --- the database ---------------------------------------------------------------------------------------------------
 
@@ -82,7 +82,13 @@ class ClientUpkeep(Connection):
             ConfigurationError: the file exists, or can't be written.
             UnavailableError: the disk is full.
         """
-        await self.platform.backup(os.fspath(path))
+        try:
+            target = os.fspath(path)
+        except TypeError as exc:
+            raise UsageError(f"backup: the path of a new file is needed, not {path!r}") from exc
+        if not target or "\x00" in target:
+            raise UsageError(f"backup: {path!r} can't be the path of a file")
+        await self.platform.backup(target)
 
     async def check(self) -> list[str]:
         """What is wrong with the database, in words; empty if nothing is. Reads all of it, beside the work that goes on."""

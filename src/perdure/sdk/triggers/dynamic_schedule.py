@@ -217,7 +217,7 @@ def _schedule(options: RegistrationOptions, where: str) -> Schedule:
     if (cron is None) == (interval is None):
         raise UsageError(f'{where}: give one of cron="0 9 * * MON" and interval=timedelta(hours=1)')
     if cron is not None:
-        schedule: Schedule = Cron(cron, timezone or "UTC")
+        schedule: Schedule = Cron(cron, "UTC" if timezone is None else timezone)
     else:
         assert interval is not None
         if timezone is not None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypeVar, overload
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar, cast, overload
 
 from perdure.errors import UsageError
 from perdure.filters import Filter
+from perdure.limits import DEFAULT_LIMITS
 from perdure.sdk.payloads import Example
+from perdure.sdk.texts import check_text
 
 from .trigger import Trigger
 
@@ -58,9 +60,14 @@ def event_trigger(
     Raises:
         UsageError: no name; a filter that can't be used (the message has the path inside it); an example that doesn't fit.
     """
-    names = (name,) if isinstance(name, str) else tuple(name)
+    given: Any = name
+    names: tuple[Any, ...] = (given,)
+    if isinstance(given, Iterable) and not isinstance(given, str):
+        names = tuple(cast("Iterable[Any]", given))
     if not names or not all(names):
         raise UsageError("event_trigger needs the name of an event, or several")
+    for text in (*names, source):
+        check_text(text, "event_trigger: the name of an event, or a source,", DEFAULT_LIMITS.name_chars_max)
     return Trigger(
         event_names=names,
         source=source,
