@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
@@ -112,10 +112,16 @@ class OthersWatch:
 
 
 class NotificationWatch:
-    """Whether each end of a run has one run that tells of it (port: Watch)."""
+    """Whether each end of a run has one run that tells of it (port: Watch).
 
-    def __init__(self, runs: Mapping[str, RunRow], findings: Findings) -> None:
+    `defines`: whether the process that is up defines a job; one that doesn't has no handlers for the job's runs to be told to.
+    """
+
+    def __init__(
+        self, runs: Mapping[str, RunRow], findings: Findings, defines: Callable[[str], bool]
+    ) -> None:
         self._runs = runs
+        self._defines = defines
         self._findings = findings
         self._ends: dict[str, None] = {}
 
@@ -125,7 +131,9 @@ class NotificationWatch:
     async def after(self, batch: Batch) -> None:
         for move, result in batch.of(MoveRun):
             run = self._runs.get(move.run_id)
-            if isinstance(result, Applied) and move.completed_at is not None and run and not run.is_internal:
+            if not isinstance(result, Applied) or move.completed_at is None or run is None:
+                continue
+            if not run.is_internal and self._defines(run.job_id):
                 self._ends[f"{move.run_id}:{move.execution}:{move.status.value}:{move.at}"] = None
 
     def end(self) -> None:

@@ -163,7 +163,9 @@ class World:
         self.queues = QueueWatch(store, self.history.runs, self.limits, self.findings, self.loop.time)
         self.calendar = Calendar(store, self.history.runs, self.findings)
         others = OthersWatch(store, self.history.runs, self.history.tasks, self.history.past, self.findings)
-        self.notifications = NotificationWatch(self.history.runs, self.findings)
+        self.notifications = NotificationWatch(
+            self.history.runs, self.findings, lambda job_id: job_id in self._node.client.jobs
+        )
         self.history.watches += [self.queues, self.calendar, others, self.notifications]
         bodies = Bodies(self.limits, self.findings, lambda: self.loop.process)
         self.ledger = Ledger(
