@@ -392,3 +392,15 @@ async def test_children_count_for_their_own_job(app, census):
 
     assert [run.output for run in runs] == [list(range(8))] * 3
     assert (census.most["child"], census.most["parent"]) == (2, 1)
+
+
+async def test_limits_of_a_job_that_is_defined_while_the_client_is_connected(app, census):
+    """They hold from the first run on, also if the event that starts it is sent in the same turn."""
+    async with app.embedded():
+        await asyncio.sleep(1)
+        define_work(app, census, concurrency_limit=2)
+        await finish(app, await send(app, 12))
+        (queue,) = [queue for queue in await app.client.get_queues() if queue.id == "work"]
+
+    assert census.most["work"] == 2
+    assert queue.concurrency_limit == 2

@@ -189,7 +189,9 @@ class Engine:
 
     def define(self, jobs: Iterable[JobSpec]) -> None:
         """Add jobs, or replace them by id; runs that waited for one of them are queued soon."""
+        jobs = list(jobs)
         self.registry.add(jobs)
+        self.queues.define(jobs)
         self.loops.set_up_soon()
 
     async def register(self, jobs: Iterable[JobSpec]) -> None:

@@ -109,9 +109,8 @@ class Loops:
         self.operator.notify(now)
 
     def set_up_soon(self) -> None:
-        """Jobs were defined: write their limits and schedules, and queue runs that waited for them."""
+        """Jobs were defined: write their schedules, and queue runs that waited for them."""
         self._adopter.is_needed = True
-        self._engine.queues.is_changed = True
         self.schedules.is_changed = True
         now = self._engine.clock.now()
         self.adopter.notify(now)
