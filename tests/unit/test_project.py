@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -20,16 +21,16 @@ SOURCES = sorted((ROOT / "src").rglob("*.py"))
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 LINES_MAX = 500
-IMPORT_SECONDS_MAX = 0.150
+IMPORT_SECONDS_MAX = 0.100
 NOT_LOADED_BY_THE_SDK = {
     "asyncpg", "granian", "http.client", "httpx", "httpx2", "litestar", "perdure.cli", "perdure.embedded", "perdure.engine",
     "perdure.server", "perdure.store", "psycopg", "pydantic", "rich", "sqlite3", "typer", "urllib.request", "uvicorn",
 }  # fmt: skip
 
 
-def python(code: str) -> str:
+def python(code: str, *, env: dict[str, str] | None = None) -> str:
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30, env=env
     ).stdout.strip()
 
 
@@ -42,10 +43,15 @@ def test_import_loads_no_server_driver_http_client_or_command():
     assert loaded & NOT_LOADED_BY_THE_SDK == set()
 
 
-def test_import_is_fast():
+def test_import_is_fast(tmp_path: Path):
+    # With its bytecode, which installing writes: where PYTHONDONTWRITEBYTECODE is set, half of the time is the compiler's.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    env["PYTHONPYCACHEPREFIX"] = str(tmp_path)
     measure = "import time; start = time.process_time(); import perdure; print(time.process_time() - start)"
 
-    assert min(float(python(measure)) for _ in range(5)) <= IMPORT_SECONDS_MAX
+    first, *others = (float(python(measure, env=env)) for _ in range(5))
+
+    assert min(others) <= IMPORT_SECONDS_MAX, first
 
 
 def test_all_names_what_is_public_and_nothing_else():
