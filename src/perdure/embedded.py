@@ -17,6 +17,7 @@ from perdure.engine.engine import Engine
 from perdure.engine.fetcher import HttpClient
 from perdure.engine.journal import EngineSource
 from perdure.engine.store import Store
+from perdure.engine.writer import DIVIDED_FROM
 from perdure.errors import ConfigurationError, StoreBrokenError, UsageError
 from perdure.ids import Ids
 from perdure.schema.retention import Retention
@@ -52,6 +53,7 @@ class EmbeddedSettings(TypedDict, total=False):
     inline: bool
     open_store: Callable[[], Awaitable[Store]] | None
     owner: str | None
+    divided_from: int
 
 
 class Embedded:
@@ -76,7 +78,7 @@ class Embedded:
         http: makes the requests of background fetches and polls; None for a client of its own.
         clock, random, on_commit, watch_loop, inline: for tests: injected time and chance; a hook around every commit;
             whether to watch for a blocked loop; whether the store uses no threads.
-        open_store, owner: for simulations: opens the store instead of `url`; the name in leases.
+        open_store, owner, divided_from: for simulations: opens the store instead of `url`; the name in leases; see Writer.
 
     Raises (on entering):
         ConfigurationError: no url, or one of a kind that isn't supported.
@@ -106,6 +108,7 @@ class Embedded:
         inline: bool = False,
         open_store: Callable[[], Awaitable[Store]] | None = None,
         owner: str | None = None,
+        divided_from: int = DIVIDED_FROM,
     ) -> None:
         whole_numbers = {
             "max_executions": max_executions,
@@ -137,6 +140,7 @@ class Embedded:
         self._watch_loop = clock is None if watch_loop is None else watch_loop
         self._inline = inline
         self._open_store = open_store or self._open_sqlite
+        self._divided_from = divided_from
         self._owner = owner or f"{socket.gethostname()}:{os.getpid()}"
         self._settings = ExecutionSettings(
             linger=linger,
@@ -167,6 +171,7 @@ class Embedded:
                 on_broken=self._broken,
                 environment_limit=self._concurrency_limit,
                 retention=self._retention,
+                divided_from=self._divided_from,
             )
             self._runner = Runner(
                 client,

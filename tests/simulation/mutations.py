@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from perdure.engine.batch import Batch
 from perdure.engine.journal import EngineSource
 from perdure.engine.store import Applied, MoveRun, RecordTasks
+from perdure.engine.writer import Writer
 from perdure.schema.runs import RunStatus
 from perdure.sdk.runner import Runner
-from perdure.store.sqlite import batch
+from perdure.store.sqlite import batch, store
 from perdure.testing.simulation.faults import FaultyStore
 
 Mutation = Callable[[pytest.MonkeyPatch], None]
@@ -27,6 +29,7 @@ def fence_dropped(patch: pytest.MonkeyPatch) -> None:
 
     handlers = [(kinds, unguarded if RecordTasks in kinds else handler) for kinds, handler in batch._HANDLERS]
     patch.setattr(batch, "_HANDLERS", tuple(handlers))
+    patch.setattr(store, "record_alone", lambda db, changes: None)
 
 
 def lost_wake_up(patch: pytest.MonkeyPatch) -> None:
@@ -121,11 +124,24 @@ def suspended_in_two_steps(patch: pytest.MonkeyPatch) -> None:
                 change.tasks = ()
         results = await commit(self, changes)
         await asyncio.sleep(0)
-        store: Any = self._inner
-        await store._database.write(lambda connection: batch._write(store._statements(connection), late))
+        inner: Any = self._inner
+        await inner._database.write(lambda connection: batch._write(inner._statements(connection), late))
         return results
 
     patch.setattr(FaultyStore, "_commit", twice)
+
+
+def overtaking_records(patch: pytest.MonkeyPatch) -> None:
+    """What a run records is written beside what it recorded before, and may be durable first."""
+
+    def careless(self: Writer) -> Batch | None:
+        pending: Batch = self._pending
+        if self._writing is None or not pending.changes or pending.only_records() is None:
+            return None
+        self._pending, self._beside = Batch([], []), set()
+        return pending
+
+    patch.setattr(Writer, "_take_beside", careless)
 
 
 MUTATIONS: dict[str, Mutation] = {
@@ -137,4 +153,5 @@ MUTATIONS: dict[str, Mutation] = {
     "leaked execution": leaked_execution,
     "leaked lease": leaked_lease,
     "non-atomic suspend": suspended_in_two_steps,
+    "overtaking records": overtaking_records,
 }

@@ -19,6 +19,7 @@ PROMISES = {
     "leaked execution": "no run waits for a resolved reason",
     "leaked lease": "a run is in one place",
     "non-atomic suspend": "a suspension is atomic",
+    "overtaking records": "what is recorded as completed stays",
 }
 """Which broken promise shows it, at least."""
 

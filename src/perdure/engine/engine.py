@@ -47,7 +47,7 @@ from .store import (
     WakeRuns,
 )
 from .waits import Waits
-from .writer import Writer
+from .writer import DIVIDED_FROM, Writer
 
 EDIT_MARGIN_MS = 5_000
 """How long before its delivery an event can still be edited (Protocol, events: dedupe)."""
@@ -108,6 +108,7 @@ class Engine:
         http: HttpClient | None = None,
         output_bytes_max: int = DEFAULT_LIMITS.output_bytes_max,
         on_broken: Callable[[BaseException], None] | None = None,
+        divided_from: int = DIVIDED_FROM,
     ) -> None:
         """Make an engine; `start` begins its work.
 
@@ -126,6 +127,7 @@ class Engine:
             http: makes the calls that runs wait for; None for a client of the engine's own.
             output_bytes_max: what such a call may answer.
             on_broken: called once if the store breaks; the engine has stopped then.
+            divided_from: see Writer.
         """
         self.store = store
         self.clock = clock
@@ -148,6 +150,7 @@ class Engine:
             on_rejected=self._rejected,
             on_available=self.announce_queued,
             on_broken=self._broke,
+            divided_from=divided_from,
         )
         self._exclusive = exclusive
         self._on_broken = on_broken

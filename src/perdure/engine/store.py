@@ -18,6 +18,9 @@ order given (several MoveRun of one run: the second sees what the first did; the
 any). Tasks of RecordTasks are all written before effects are carried out. Callers whose changes are in one batch were
 concurrent, so any order is a legal history; this one needs fewest statements.
 
+A second `apply` may be called while one is under way if both only record tasks, of different runs and without effects: either
+may be durable first.
+
 A run is in exactly one place, by its status: QUEUED ↔ a row of the ready queue, EXECUTING ↔ a lease, WAITING ↔ a timer
 or waits for others; PENDING and terminal runs are in none. Time is always an argument. Every call is scoped by the
 environment the store was opened for.

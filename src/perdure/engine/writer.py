@@ -11,6 +11,12 @@ What happens when the store refuses:
   once; what executions have to say (tasks, outcomes) is kept and repeated with growing pauses until it gets through.
   `unavailable` says why meanwhile, so that claiming pauses.
 - `StoreBrokenError`: the writer stops for good; every future, present and to come, fails with UnavailableError.
+
+Executions that wait for the same commit go on together, and what they say next would be the next batch: loop and store
+would take turns, each idle while the other works. So a large batch that only records tasks is written in two parts, the
+second beside the first: while the store writes one, those whom the other concerned go on. They concern different runs, so
+either may be durable first; and if the second can't be written, it simply takes its place in front of what is pending. On
+a disk that is slower than the loop one fsync for all is better: what both took for an undivided batch decides.
 """
 
 from __future__ import annotations
@@ -20,10 +26,11 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 from perdure.errors import StoreBrokenError, UnavailableError
 
+from .batch import Batch, Told
 from .store import Applied, Change, ClaimRuns, IngestEvent, RenewLeases, Result, Store
 
 logger = logging.getLogger("perdure.engine")
@@ -33,38 +40,10 @@ BACKOFF_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 
 _FAILS_AT_ONCE = frozenset({IngestEvent, ClaimRuns, RenewLeases})
 
+DIVIDED_FROM = 64
 
-Told: TypeAlias = Callable[[bool | BaseException], None]
-"""Called once, in the event loop: with whether the guard of a change held, or with why it couldn't be written."""
-
-
-class _Batch:
-    """Changes and who waits for each: a future for its result, or a callback that wants to know whether it was applied."""
-
-    __slots__ = ("changes", "waiters")
-
-    def __init__(self, changes: list[Change], waiters: list[asyncio.Future[Any] | Told]) -> None:
-        self.changes = changes
-        self.waiters = waiters
-
-    def split(self, at: int) -> tuple[_Batch, _Batch]:
-        return _Batch(self.changes[:at], self.waiters[:at]), _Batch(self.changes[at:], self.waiters[at:])
-
-    def prepend(self, other: _Batch) -> None:
-        self.changes[:0] = other.changes
-        self.waiters[:0] = other.waiters
-
-    def fail(self, why: str | BaseException) -> None:
-        """Tell everybody `why`: a str as an UnavailableError, one each."""
-        for waiter in self.waiters:
-            error = UnavailableError(why) if isinstance(why, str) else why
-            if not isinstance(waiter, asyncio.Future):
-                try:
-                    waiter(error)
-                except Exception:
-                    logger.exception("what is to happen after a write has failed")
-            elif not waiter.done():
-                waiter.set_exception(error)
+_DIVISIONS = 50
+"""How many batches are divided before it is measured again whether that pays."""
 
 
 class Writer:
@@ -82,6 +61,7 @@ class Writer:
         *,
         batch_max: int = 2_000,
         pending_max: int = 10_000,
+        divided_from: int = DIVIDED_FROM,
         on_committed: Callable[[list[Change], list[Result]], None] | None = None,
         on_rejected: Callable[[Change], None] | None = None,
         on_available: Callable[[], None] | None = None,
@@ -93,6 +73,7 @@ class Writer:
             store: where to.
             batch_max: changes in one transaction.
             pending_max: unsettled changes from which `room` makes its callers wait.
+            divided_from: of how many runs there have to be records for a batch of them to be written in two parts.
             on_committed: called with each committed batch and its results, before the futures are resolved.
             on_rejected: called with a change that can't be written, before its future fails.
             on_available: called when the store can be tried again after having been unavailable.
@@ -104,12 +85,13 @@ class Writer:
         self._store = store
         self._batch_max = batch_max
         self._pending_max = pending_max
+        self._divided_from = divided_from
         self._on_committed = on_committed
         self._on_rejected = on_rejected
         self._on_available = on_available
         self._on_broken = on_broken
         self._loop = asyncio.get_running_loop()
-        self._pending = _Batch([], [])
+        self._pending = Batch([], [])
         self._impatient: set[object] = set()
         self._room_waiters: deque[asyncio.Future[None]] = deque()
         self._is_letting_in = False
@@ -117,7 +99,17 @@ class Writer:
         self._sleeper: asyncio.Future[None] | None = None
         self._failures = 0
         self._closed: str | None = None
+        self._writing: set[str] | None = None
+        """The runs whose records the pump is writing; None while it writes nothing, or anything else."""
+        self._beside: set[str] | None = None
+        """The runs whose records are being written beside that."""
+        self._beside_sleeper: asyncio.Future[None] | None = None
+        self._undivided_seconds: float | None = None
+        """What the last batch took in the store, if it was a large one of records and undivided."""
+        self._settled_at = 0.0
+        self._divisions_left = 0
         self._pump = self._loop.create_task(self._run(), name="perdure-writer")
+        self._pump_beside = self._loop.create_task(self._run_beside(), name="perdure-writer-beside")
 
     @property
     def is_full(self) -> bool:
@@ -171,7 +163,10 @@ class Writer:
         pending.waiters.append(waiter)
         self.size += 1
         sleeper = self._sleeper
-        if sleeper is not None and self.unavailable is None:
+        if sleeper is None:
+            if self._beside_sleeper is not None and len(pending.changes) == self._divided_from // 2:
+                self._wake_beside()
+        elif self.unavailable is None:
             self._sleeper = None
             if not sleeper.done():  # else it was cancelled with the pump: the loop is being shut down
                 sleeper.set_result(None)
@@ -202,6 +197,8 @@ class Writer:
             self._closed = "the engine has been stopped"
         self._wake()
         await asyncio.wait([self._pump])
+        self._pump_beside.cancel()
+        await asyncio.wait([self._pump_beside])
 
     def break_off(self, exc: BaseException) -> None:
         """Stop for good: `exc` (a StoreBrokenError, from a read perhaps) says that the store is finished."""
@@ -219,14 +216,16 @@ class Writer:
     async def _run(self) -> None:
         try:
             while self.broken is None:
-                if self._pending.changes:
-                    held = await self._write(self._take())
+                batch = self._take()
+                if batch is not None:
+                    held = await self._write(batch)
+                    self._writing = None
                     self._let_in()
                     if held is not None:
                         if self._closed is not None:
                             return
                         await self._back_off(held)
-                elif self._closed is not None:
+                elif self._closed is not None and self._beside is None:
                     return
                 else:
                     await self._sleep(None)
@@ -235,20 +234,81 @@ class Writer:
             self._closed = self._closed or "the engine has been stopped"
             self._fail_all()
 
-    def _take(self) -> _Batch:
-        """The next batch: all that is pending, up to the cap."""
+    def _take(self) -> Batch | None:
+        """The next batch: all that is pending, up to the cap; None if there is none now."""
         batch = self._pending
-        self._pending = _Batch([], [])
+        if not batch.changes:
+            return None
+        runs = batch.only_records()
+        if self._beside is not None and (runs is None or not runs.isdisjoint(self._beside)):
+            return None  # what is being written beside has to be durable first
+        self._pending = Batch([], [])
         if len(batch.changes) > self._batch_max:
             batch, self._pending = batch.split(self._batch_max)
+        elif runs is not None and len(runs) >= self._divided_from and self._beside is None and self._pays():
+            batch, self._pending = batch.divide()
+            runs = batch.only_records()
+            self._wake_beside()
+        self._writing = runs
         return batch
 
-    async def _write(self, batch: _Batch) -> UnavailableError | None:
+    def _pays(self) -> bool:
+        """Whether to divide a large batch."""
+        if self._undivided_seconds is not None:
+            # How long it took until those whom the last one concerned had come together again.
+            loop_seconds = self._loop.time() - self._settled_at
+            self._divisions_left = _DIVISIONS if self._undivided_seconds <= loop_seconds else 0
+            self._undivided_seconds = None
+        self._divisions_left -= 1
+        return self._divisions_left >= 0
+
+    async def _run_beside(self) -> None:
+        while True:
+            batch = self._take_beside()
+            if batch is None:
+                self._beside_sleeper = self._loop.create_future()
+                await self._beside_sleeper
+                continue
+            try:
+                results = await self._store.apply(batch.changes)
+            except BaseException as exc:
+                self._pending.prepend(batch)  # the pump repeats it, and finds out the same
+                if self._pump.done():
+                    self._fail_all()
+                if not isinstance(exc, Exception):
+                    raise
+            else:
+                self._settle(batch, results)
+                self._let_in()
+            finally:
+                self._beside = None
+                if self.unavailable is None:
+                    self._wake()
+
+    def _take_beside(self) -> Batch | None:
+        """What can be written beside the batch of the pump: enough records, of other runs."""
+        batch = self._pending
+        if self._writing is None or not self._divided_from // 2 <= len(batch.changes) <= self._batch_max:
+            return None
+        runs = batch.only_records()
+        if runs is None or not runs.isdisjoint(self._writing):
+            return None
+        self._pending = Batch([], [])
+        self._beside = runs
+        return batch
+
+    def _wake_beside(self) -> None:
+        if self._beside_sleeper is not None and not self._beside_sleeper.done():
+            self._beside_sleeper.set_result(None)
+        self._beside_sleeper = None
+
+    async def _write(self, batch: Batch) -> UnavailableError | None:
         """Write `batch`, in halves where it is rejected. Returns why, if the store is unavailable."""
         todo = [batch]
         try:
             while todo:
                 batch = todo[-1]
+                began = self._loop.time()
                 try:
                     results = await self._store.apply(batch.changes)
                 except UnavailableError as exc:
@@ -268,13 +328,16 @@ class Writer:
                 else:
                     todo.pop()
                     self._settle(batch, results)
+                    self._settled_at = self._loop.time()
+                    if self._beside is None and self._writing and len(self._writing) >= self._divided_from:
+                        self._undivided_seconds = self._settled_at - began
             return None
         finally:
             # Only a broken store or a cancelled pump leaves something here: it fails with the rest.
             for rest in todo:
                 self._pending.prepend(rest)
 
-    def _settle(self, batch: _Batch, results: list[Result]) -> None:
+    def _settle(self, batch: Batch, results: list[Result]) -> None:
         self._failures = 0
         if self.unavailable is not None:
             self._become_available()
@@ -293,20 +356,20 @@ class Writer:
             elif not waiter.done():  # whoever waited may have been cancelled, and the future with it
                 waiter.set_result(result)  # pyright: ignore[reportUnknownMemberType]  (a generic narrowed)
 
-    def _reject(self, batch: _Batch, exc: Exception) -> None:
+    def _reject(self, batch: Batch, exc: Exception) -> None:
         self.size -= len(batch.changes)
         if self._on_rejected is not None:
             for change in batch.changes:
                 self._on_rejected(change)
         batch.fail(exc)
 
-    def _hold(self, todo: list[_Batch], exc: UnavailableError) -> None:
+    def _hold(self, todo: list[Batch], exc: UnavailableError) -> None:
         """Keep what has to get through, in its order and before everything newer; fail the rest."""
         self.unavailable = str(exc)
         for batch in todo:  # the last of the list is the oldest
             self._pending.prepend(batch)
-        batch, self._pending = self._pending, _Batch([], [])
-        failed = _Batch([], [])
+        batch, self._pending = self._pending, Batch([], [])
+        failed = Batch([], [])
         for change, waiter in zip(batch.changes, batch.waiters, strict=True):
             fails = type(change) in _FAILS_AT_ONCE or waiter in self._impatient
             into = failed if fails else self._pending
@@ -364,7 +427,7 @@ class Writer:
 
     def _fail_all(self) -> None:
         assert self._closed is not None
-        batch, self._pending = self._pending, _Batch([], [])
+        batch, self._pending = self._pending, Batch([], [])
         self.size = 0
         batch.fail(self._closed)
         self._make_room()

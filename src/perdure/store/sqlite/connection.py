@@ -12,8 +12,9 @@ import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from perdure.clock import Clock, SystemClock
 from perdure.errors import ConfigurationError, StoreBrokenError, UnavailableError, UsageError
@@ -50,6 +51,15 @@ _ASIDE_TIMEOUT_SECONDS = 5.0  # how long such a read waits for a lock inside of 
 def _code(error: BaseException) -> int | None:
     code = getattr(error, "sqlite_errorcode", None)
     return code & 0xFF if isinstance(code, int) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Alone(Generic[T]):
+    """A statement that does all of a transaction's work, and what that comes to."""
+
+    sql: str
+    parameters: dict[str, object]
+    value: T
 
 
 class Database:
@@ -141,13 +151,21 @@ class Database:
         self._users += 1
         return self
 
-    async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` in one durable transaction; if it raises, nothing is written. Errors as the Store port says."""
+    async def write(
+        self,
+        work: Callable[[sqlite3.Connection], T],
+        alone: Callable[[sqlite3.Connection], Alone[T] | None] | None = None,
+    ) -> T:
+        """Run `work` in one durable transaction; if it raises, nothing is written. Errors as the Store port says.
+
+        If `alone` knows of one statement that does the same, that is executed instead, without BEGIN and COMMIT: SQLite
+        makes a transaction of it by itself.
+        """
         self._check()
         writer = self._writer
         if writer is None:
             raise UsageError("this SQLite database was opened for reading only")
-        return await self._write_lane.run_for_writer(lambda: self._transact(writer, work))
+        return await self._write_lane.run_for_writer(lambda: self._transact(writer, work, alone))
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` on one snapshot, beside any write."""
@@ -218,22 +236,31 @@ class Database:
             )
         return error
 
-    def _transact(self, writer: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+    def _transact(
+        self,
+        writer: sqlite3.Connection,
+        work: Callable[[sqlite3.Connection], T],
+        alone: Callable[[sqlite3.Connection], Alone[T] | None] | None,
+    ) -> T:
         self._check_broken()
+        if alone is not None and (statement := alone(writer)) is not None:
+            self._commit(writer, statement.sql, statement.parameters)
+            return statement.value
         try:
             writer.execute("begin immediate")
             value = work(writer)
         except BaseException as error:
             self._rollback(writer)
             raise self._translated(error) from error
-        self._commit(writer)
+        self._commit(writer, "commit", {})
         return value
 
-    def _commit(self, writer: sqlite3.Connection) -> None:
+    def _commit(self, writer: sqlite3.Connection, sql: str, parameters: dict[str, object]) -> None:
+        """Execute the statement which makes durable what there is to be, the last one or the only one."""
         try:
             if self.on_commit:
                 self.on_commit("before")
-            writer.execute("commit")
+            writer.execute(sql, parameters)
             if self.on_commit:
                 self.on_commit("after")
         except BaseException as error:

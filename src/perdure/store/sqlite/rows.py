@@ -261,6 +261,10 @@ class Statements:
     def execute(self, name: str, **parameters: object) -> None:
         self._connection.execute(self._queries[name], {"env": self._env, **parameters})
 
+    def prepared(self, name: str, **parameters: object) -> tuple[str, dict[str, object]]:
+        """What `execute` would execute."""
+        return self._queries[name], {"env": self._env, **parameters}
+
     def execute_ids(self, name: str, ids: Iterable[str]) -> None:
         """`execute` for a set of runs, unless it is empty."""
         if listed := list(ids):

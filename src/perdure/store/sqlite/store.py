@@ -29,6 +29,7 @@ from perdure.schema.runs import RunStatus, TaskStatus
 from perdure.store.queries import load_queries
 
 from . import reads, rows
+from .alone import record_alone
 from .backup import copy_database
 from .batch import apply_changes, fetch_tasks
 from .check import find_faults
@@ -104,7 +105,8 @@ class SqliteStore:
     async def apply(self, changes: Sequence[Change]) -> list[Result]:
         self._check_open()
         return await self._database.write(
-            lambda connection: apply_changes(self._statements(connection), changes)
+            lambda connection: apply_changes(self._statements(connection), changes),
+            lambda connection: record_alone(self._statements(connection), changes),
         )
 
     async def get_run(self, run_id: str) -> RunRow | None:
