@@ -37,8 +37,14 @@ JSON = {"renewals": "{}"}
 
 
 def whole_query(name: str) -> str:
-    """A query as it is executed; pick_from_lane is a part of pick_runs."""
-    return claims.pick_sql(2) if name == "pick_runs" else queries()[name]
+    """A query as it is executed; pick_from_lane is a part of pick_runs, and rows that are bound have columns."""
+    if name == "pick_runs":
+        return claims.pick_sql(2)
+    sql = queries()[name]
+    if found := re.search(r"with batch \(([^)]*)\) as \(values /\* rows", sql):
+        columns = ", ".join("null" for _ in found[1].split(","))
+        return sql.replace("/* rows */", f"({columns}), ({columns})")
+    return sql
 
 
 def parameters(sql: str) -> dict[str, str | int]:
@@ -72,6 +78,12 @@ async def test_no_query_scans_a_table(store, name):
                 "(env=? AND queue=? AND queue_key=? AND priority=? AND ready_at=? AND run_id=?)"
             ),
         ),
+        (
+            "leave_lane",
+            "SEARCH ready USING PRIMARY KEY (env=? AND queue=? AND queue_key=? AND priority=? AND (ready_at,run_id)<(?,?))",
+        ),
+        ("read_claims", "SEARCH runs USING PRIMARY KEY (env=? AND id=?)"),
+        ("read_claims", "SEARCH events USING PRIMARY KEY (env=? AND id=?)"),
         (
             "ready_queues",
             "SEARCH lanes USING COVERING INDEX lanes_turn_idx (env=? AND queue=? AND is_blocked=?)",

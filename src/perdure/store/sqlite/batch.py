@@ -253,6 +253,7 @@ def _move_wave(db: Statements, moves: list[MoveRun]) -> None:
             (revoked if move.revoke else executed).append(run_id)
         elif before is RunStatus.QUEUED:
             queued.append(run_id)
+            db.known.fresh.take(run_id)
         elif before is RunStatus.WAITING:
             waited.append(run_id)
         if move.completed_at is not None:

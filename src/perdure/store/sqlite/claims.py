@@ -19,14 +19,17 @@ from perdure.engine.store import (
     Woken,
 )
 from perdure.schema.execution import Claim
+from perdure.schema.runs import RunStatus
 from perdure.store.queries import load_queries
 
 from . import rows
+from .fresh import first_claim
 from .ingest import enter_ready
 from .rows import Found, Statements, encode
 from .tasks import read_tasks
 
 _PICK_MAX = 100  # lanes in one statement
+_RANGE_MIN = 16  # runs of a lane for which a statement of its own is worth its price
 
 _Share = tuple[tuple[str, str], int]  # (queue, key), runs
 
@@ -41,7 +44,19 @@ class _Queue(msgspec.Struct, array_like=True):
     lanes: list[str]
 
 
+class _Lane(msgspec.Struct, array_like=True, gc=False):
+    """What a lane gives: the first runs in it, their priorities' range, and when the last one became ready."""
+
+    queue: str
+    key: str
+    ids: list[str]
+    lowest: int | None
+    highest: int | None
+    last_at: int | None
+
+
 _decode_queues = msgspec.json.Decoder(list[_Queue]).decode
+_decode_lanes = msgspec.json.Decoder(list[_Lane]).decode
 _decode_ids = msgspec.json.Decoder(list[str]).decode
 _decode_slots = msgspec.json.Decoder(list[tuple[str, str, int]]).decode
 
@@ -54,8 +69,9 @@ def claim_runs(db: Statements, change: ClaimRuns) -> Claimed:
         dealt = _deal(db, change, left)
         if not dealt:
             break
-        picked = _pick(db, change, dealt)
-        _take(db, change, picked)
+        lanes = _pick(db, dealt)
+        picked = _read(db, change, [run_id for lane in lanes for run_id in lane.ids])
+        _take(db, change, lanes, picked)
         claims += picked
         left -= len(picked)
         _mark(db, dealt, picked)
@@ -118,33 +134,70 @@ def pick_sql(lanes: int) -> str:
     return whole.replace("/* lanes */", "\n" + "\nunion all\n".join(terms) + "\n")
 
 
-def _pick(db: Statements, change: ClaimRuns, dealt: Sequence[_Share]) -> list[Claim]:
-    """The runs that the lanes give, as they will be once claimed."""
-    claims: list[Claim] = []
+def _pick(db: Statements, dealt: Sequence[_Share]) -> list[_Lane]:
+    """What the lanes give, in the order of `dealt`."""
+    picked: list[_Lane] = []
     for start in range(0, len(dealt), _PICK_MAX):
         part = dealt[start : start + _PICK_MAX]
         lanes: dict[str, object] = {}
         for n, ((queue, key), share) in enumerate(part):
             lanes |= {f"lane{n}_queue": queue, f"lane{n}_key": key, f"lane{n}_share": share}
-        row = db.fetch_text(
-            pick_sql(len(part)),
-            expected=change.expected.value,
-            at=change.at,
-            expires_at=change.expires_at,
-            **lanes,
-        )
-        claims += rows.decode_claims(row[0])
-    return claims
+        (found,) = db.fetch_text(pick_sql(len(part)), **lanes)
+        picked += _decode_lanes(found)
+    return picked
 
 
-def _take(db: Statements, change: ClaimRuns, claims: list[Claim]) -> None:
+def _read(db: Statements, change: ClaimRuns, ids: list[str]) -> list[Claim]:
+    """The runs `ids` as they will be once claimed. Without those that aren't as expected."""
+    fresh = db.known.fresh
+    claims: dict[str, Claim] = {}
+    if change.expected is RunStatus.QUEUED:
+        for run_id in ids:
+            run = fresh.take(run_id)
+            if run is not None:
+                claims[run_id] = first_claim(run, change)
+    if len(claims) == len(ids):
+        return list(claims.values())
+    found = db.fetch(
+        "read_claims",
+        ids=encode([run_id for run_id in ids if run_id not in claims]),
+        expected=change.expected.value,
+        at=change.at,
+        expires_at=change.expires_at,
+    )
+    for claim in rows.decode_claims(found):
+        claims[claim.run_id] = claim
+    return [claims[run_id] for run_id in ids if run_id in claims]
+
+
+def _take(db: Statements, change: ClaimRuns, lanes: list[_Lane], claims: list[Claim]) -> None:
     if claims:
         ids = encode([claim.run_id for claim in claims])
-        db.execute("leave_ready", ids=ids)
+        _leave_ready(db, lanes, claims, ids)
         db.execute("claim_runs", ids=ids, status=change.status.value, at=change.at)
         db.execute("insert_leases", ids=ids, owner=change.owner, expires_at=change.expires_at, at=change.at)
         for claim in claims:
             db.known.lease_claimed(claim.run_id, claim.execution)
+
+
+def _leave_ready(db: Statements, lanes: list[_Lane], claims: list[Claim], ids: str) -> None:
+    """Take claimed runs, `ids` as JSON, out of the ready queue."""
+    giving = [lane for lane in lanes if lane.ids]
+    if (
+        sum(len(lane.ids) for lane in giving) == len(claims) >= len(giving) * _RANGE_MIN
+        and all(lane.highest == lane.lowest for lane in giving)  # priorities
+    ):
+        for lane in giving:
+            db.execute(
+                "leave_lane",
+                queue=lane.queue,
+                queue_key=lane.key,
+                priority=lane.highest,
+                last_at=lane.last_at,
+                last_id=lane.ids[-1],
+            )
+    else:
+        db.execute("leave_ready", ids=ids)
 
 
 def _mark(db: Statements, dealt: Sequence[_Share], picked: list[Claim]) -> None:

@@ -28,13 +28,12 @@ def ingest_events(db: Statements, ingests: list[tuple[int, IngestEvent]]) -> lis
     for known, _ in _decode_known(found):
         del fresh[known]
     stored: dict[str, list[RunRow]] = {}
-    awaited: list[str] = []
+    delivered: dict[str, EventRecord] = {}
     if fresh:
-        awaited, stored = _insert(db, [change for _, change in fresh.values()], bool(has_waiters))
+        delivered, stored = _insert(db, [change for _, change in fresh.values()], bool(has_waiters))
     first = {n for n, _ in fresh.values()}
     repeated = [change for n, change in ingests if n not in first]
     repeats = _repeats(db, repeated) if repeated else {}
-    delivered = {event_id: _delivered(fresh[event_id][1]) for event_id in awaited}
     return [
         (
             n,
@@ -50,45 +49,60 @@ def ingest_events(db: Statements, ingests: list[tuple[int, IngestEvent]]) -> lis
     ]
 
 
+def _insert(
+    db: Statements, changes: list[IngestEvent], has_waiters: bool
+) -> tuple[dict[str, EventRecord], dict[str, list[RunRow]]]:
+    """The events that somebody waits for, as they are stored; the runs of each event."""
+    db.execute_rows("insert_events", [rows.event_row(c.event, c.created_at) for c in changes])
+    if accounts := {c.event.account_id: c.created_at for c in changes if c.event.account_id is not None}:
+        db.execute("insert_accounts", accounts=encode(list(accounts.items())))
+    delivered: dict[str, EventRecord] = {}
+    if has_waiters and (awaited := set(record_matches(db, [c.event.id for c in changes]))):
+        delivered = {c.event.id: _delivered(c) for c in changes if c.event.id in awaited}
+    runs = [(run, delivered.get(c.event.id, c.event)) for c in changes for run in c.runs]
+    return delivered, insert_runs(db, runs, are_fresh=True)
+
+
 def _delivered(change: IngestEvent) -> EventRecord:
     """An event that somebody waits for, as it is stored."""
     event = change.event
     return event if event.delivered_at is not None else replace(event, delivered_at=change.created_at)
 
 
-def _insert(
-    db: Statements, changes: list[IngestEvent], has_waiters: bool
-) -> tuple[list[str], dict[str, list[RunRow]]]:
-    """Which of the events somebody waits for; the runs of each."""
-    db.execute("insert_events", events=encode([rows.event_row(c.event, c.created_at) for c in changes]))
-    if accounts := {c.event.account_id: c.created_at for c in changes if c.event.account_id is not None}:
-        db.execute("insert_accounts", accounts=encode(list(accounts.items())))
-    awaited = record_matches(db, [c.event.id for c in changes]) if has_waiters else []
-    return awaited, insert_runs(db, [(run, c.event) for c in changes for run in c.runs])
-
-
-def insert_runs(db: Statements, runs: Sequence[tuple[NewRun, EventRecord]]) -> dict[str, list[RunRow]]:
-    """Create runs of events that are stored; those created, by event id."""
+def insert_runs(
+    db: Statements, runs: Sequence[tuple[NewRun, EventRecord]], *, are_fresh: bool = False
+) -> dict[str, list[RunRow]]:
+    """Create runs of events that are stored, exactly so if they `are_fresh`; those created, by event id."""
     if not runs:
         return {}
     if any(run.status not in (RunStatus.PENDING, RunStatus.QUEUED) for run, _ in runs):
         raise InternalError("a new run is either pending or queued")
-    numbers = db.known.numbers
+    known = db.known
+    numbers = known.numbers
     if unknown := list({run.job_id for run, _ in runs if run.job_id not in numbers}):
         numbers.update(rows.decode_counts(db.fetch("last_numbers", jobs=encode(unknown))))
     last: dict[str, int] = {}
     stored: dict[str, list[RunRow]] = {}
     made: list[RunRow] = []
+    queued: list[str] = []
+    lanes: dict[tuple[str, str], None] = {}
     for run, event in runs:
         number = last[run.job_id] = numbers[run.job_id] = numbers.get(run.job_id, 0) + 1
         row = rows.new_run(run, event, number)
         made.append(row)
         stored.setdefault(event.id, []).append(row)
-    db.execute("insert_runs", runs=encode([rows.new_run_row(row) for row in made]))
+        if run.status is RunStatus.QUEUED:
+            queued.append(run.id)
+            lanes[run.queue, run.queue_key] = None
+            if are_fresh:
+                known.fresh.remember(run, event, number)
+    db.execute_rows("insert_runs", [rows.new_run_row(row) for row in made])
     db.execute("keep_numbers", numbers=encode(last))
     if tags := [(tag, row.id) for row in made for tag in row.tags]:
         db.execute("insert_tags", tags=encode(tags))
-    enter_ready(db, (row.id for row in made if row.status is RunStatus.QUEUED))
+    if queued:
+        db.execute("enter_ready", ids=encode(queued))
+        db.execute("make_lanes", lanes=encode(list(lanes)))
     return stored
 
 

@@ -6,6 +6,8 @@ This saves a batch the statements that would find nothing. After a rollback noth
 
 from __future__ import annotations
 
+from .fresh import FreshRuns
+
 
 class Known:
     """What is known of one environment. Whoever writes what is mentioned here keeps it true.
@@ -14,13 +16,15 @@ class Known:
         leases: executions that hold their run, by run; one that isn't listed may hold it, too.
         without_open: runs that have no task without completion or interruption; those leased only.
         numbers: the highest run number by job; jobs that aren't listed may have some.
+        fresh: queued runs as they were made, as far as there is room.
         has_blocked_lanes: False if no lane is blocked; None if that isn't known.
         has_waits: False if no task waits for an event or for a call of the platform; None if that isn't known.
     """
 
-    __slots__ = ("has_blocked_lanes", "has_waits", "leases", "numbers", "without_open")
+    __slots__ = ("fresh", "has_blocked_lanes", "has_waits", "leases", "numbers", "without_open")
 
     def __init__(self) -> None:
+        self.fresh = FreshRuns()
         self.leases: dict[str, int] = {}
         self.without_open: set[str] = set()
         self.numbers: dict[str, int] = {}
@@ -29,6 +33,7 @@ class Known:
 
     def forget(self) -> None:
         """Something may have been rolled back."""
+        self.fresh.clear()
         self.leases.clear()
         self.without_open.clear()
         self.numbers.clear()

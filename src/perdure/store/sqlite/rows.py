@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -17,11 +17,14 @@ from perdure.engine.store import IngestEvent, LeaseRow, MoveRun, NewRun, Resolve
 from perdure.schema.execution import Claim, EventRecord, LogRecord, TaskRecord
 from perdure.schema.runs import ErrorInfo, RunStatus
 
+from .bound import ROWS_MAX, bound_query, flattened
 from .known import Known
 
-Row = tuple[
-    Any, ...
-]  # what JSON can say; what is rarely there in a `rest` of its own, to save taking it apart
+Row = tuple[Any, ...]
+"""What JSON can say; what is rarely there in a `rest` of its own, as JSON text.
+
+Where rows are bound (`Statements.execute_rows`), text and integers only: no enums, no booleans.
+"""
 Found = list[tuple[int, Result]]
 """Results of changes, by their place in the batch."""
 
@@ -46,10 +49,14 @@ decode_counts = msgspec.json.Decoder(dict[str, int]).decode
 
 def encode(rows: object) -> str:
     """The JSON of a batch. Raises ValueError for text with a NUL character, which SQLite's JSON would cut off there."""
-    text = _encode(rows)
+    return _checked(rows).decode()
+
+
+def _checked(values: object) -> bytes:
+    text = _encode(values)
     if b"\\u0000" in text and _NUL.search(text):
         raise ValueError("text that is to be stored holds a NUL character")
-    return text.decode()
+    return text
 
 
 def _json_text(value: ErrorInfo | list[str] | None) -> str | None:
@@ -131,7 +138,7 @@ def new_run_row(run: RunRow) -> Row:
         run.job_id,
         run.job_version,
         run.event_id,
-        run.status,
+        run.status._value_,
         run.priority,
         run.created_at,
         run.number,
@@ -264,6 +271,20 @@ class Statements:
     def prepared(self, name: str, **parameters: object) -> tuple[str, dict[str, object]]:
         """What `execute` would execute."""
         return self._queries[name], {"env": self._env, **parameters}
+
+    def execute_rows(self, name: str, rows: Sequence[Row], **parameters: object) -> None:
+        """`execute` for a query with `values /* rows */`: not at all without rows, else once for every ROWS_MAX of them.
+
+        Raises ValueError as `encode` does.
+        """
+        given = {"env": self._env, **parameters}
+        for start in range(0, len(rows), ROWS_MAX):
+            part = rows[start : start + ROWS_MAX]
+            count, values = flattened(part)
+            _checked(values)
+            query = bound_query(name, len(part[0]), count)
+            values += [given[parameter] for parameter in query.parameters]
+            self._connection.execute(query.sql, values)
 
     def execute_ids(self, name: str, ids: Iterable[str]) -> None:
         """`execute` for a set of runs, unless it is empty."""

@@ -187,6 +187,7 @@ def annotate_runs(db: Statements, changes: list[tuple[int, AnnotateRun]]) -> Fou
             continue
         tags, metadata = runs[change.run_id]
         runs[change.run_id] = (tags | dict.fromkeys(change.tags), _merged(metadata, change.metadata))
+        db.known.fresh.take(change.run_id)
         found.append((n, Applied()))
     if runs:
         rows = [

@@ -1,4 +1,5 @@
--- Events, and the runs they cause. A batch comes as one JSON text: one statement for all of its rows.
+-- Events, and the runs they cause. A batch comes as one JSON text: one statement for all of its rows. Or as bound values,
+-- where `values /* rows */` stands (bound.py): some of the rows are null then.
 
 -- name: find_events
 -- Which of :ids (JSON list) exist, as [[id, due_at], ...]; and whether anything waits for an event.
@@ -10,20 +11,19 @@ select
     exists (select 1 from event_waiters where env = :env);
 
 -- name: insert_events
--- :events: [[id, name, payload, source, timestamp, created_at, delivered_at, rest], ...], rest: null or [context, is_test,
--- account_id, source_context, deliver_at, due_at, run_options, arrived_at] as JSON text. Hot.
-with batch as materialized (select value as r, json_extract(value, '$[7]') as rest from json_each(:events))
+-- rest: null or [context, is_test, account_id, source_context, deliver_at, due_at, run_options, arrived_at] as JSON text. Hot.
+with batch (id, name, payload, source, timestamp, created_at, delivered_at, rest) as (values /* rows */)
 insert into events (
     env, id, name, payload, source, timestamp, created_at, delivered_at, context, is_test, account_id, source_context,
     deliver_at, due_at, run_options, arrived_at
 )
 select
-    :env, json_extract(r, '$[0]'), json_extract(r, '$[1]'), json_extract(r, '$[2]'), json_extract(r, '$[3]'),
-    json_extract(r, '$[4]'), json_extract(r, '$[5]'), json_extract(r, '$[6]'), json_extract(rest, '$[0]'),
+    :env, id, name, payload, source, timestamp, created_at, delivered_at, json_extract(rest, '$[0]'),
     coalesce(json_extract(rest, '$[1]'), 0), json_extract(rest, '$[2]'), json_extract(rest, '$[3]'),
     json_extract(rest, '$[4]'), json_extract(rest, '$[5]'), json_extract(rest, '$[6]'),
-    coalesce(json_extract(rest, '$[7]'), json_extract(r, '$[5]'))
-from batch;
+    coalesce(json_extract(rest, '$[7]'), created_at)
+from batch
+where id is not null;
 
 -- name: edit_events
 -- Events that are to be delivered, and not too soon: :edits: [[id, payload or null, context or null, deliver_at,
@@ -58,22 +58,22 @@ where true
 on conflict (env, job_id) do update set last_number = excluded.last_number;
 
 -- name: insert_runs
--- :runs: [[id, job_id, job_version, event_id, status, priority, created_at, number, queue, rest], ...], rest: null or
--- [reason, is_test, queue_key, account_id, parent_run_id, parent_task_id, tags, metadata, is_internal] as JSON text. Hot.
-with batch as materialized (select value as r, json_extract(value, '$[9]') as rest from json_each(:runs))
+-- rest: null or [reason, is_test, queue_key, account_id, parent_run_id, parent_task_id, tags, metadata, is_internal] as
+-- JSON text. Hot.
+with batch (id, job_id, job_version, event_id, status, priority, created_at, number, queue, rest) as (values /* rows */)
 insert into runs (
     env, id, job_id, job_version, event_id, status, priority, created_at, queued_at, number, queue, reason, is_test,
     queue_key, account_id, parent_run_id, parent_task_id, tags, metadata, is_internal,
     execution, crashes, failures, spent_ms, failed_tasks
 )
 select
-    :env, json_extract(r, '$[0]'), json_extract(r, '$[1]'), json_extract(r, '$[2]'), json_extract(r, '$[3]'),
-    json_extract(r, '$[4]'), json_extract(r, '$[5]'), json_extract(r, '$[6]'), json_extract(r, '$[6]'),
-    json_extract(r, '$[7]'), json_extract(r, '$[8]'), json_extract(rest, '$[0]'),
-    coalesce(json_extract(rest, '$[1]'), 0), coalesce(json_extract(rest, '$[2]'), ''), json_extract(rest, '$[3]'),
-    json_extract(rest, '$[4]'), json_extract(rest, '$[5]'), coalesce(json_extract(rest, '$[6]'), '[]'),
-    json_extract(rest, '$[7]'), coalesce(json_extract(rest, '$[8]'), 0), 0, 0, 0, 0, '[]'
-from batch;
+    :env, id, job_id, job_version, event_id, status, priority, created_at, created_at, number, queue,
+    json_extract(rest, '$[0]'), coalesce(json_extract(rest, '$[1]'), 0), coalesce(json_extract(rest, '$[2]'), ''),
+    json_extract(rest, '$[3]'), json_extract(rest, '$[4]'), json_extract(rest, '$[5]'),
+    coalesce(json_extract(rest, '$[6]'), '[]'), json_extract(rest, '$[7]'), coalesce(json_extract(rest, '$[8]'), 0),
+    0, 0, 0, 0, '[]'
+from batch
+where id is not null;
 
 -- name: insert_tags
 -- :tags: [[tag, run_id], ...]

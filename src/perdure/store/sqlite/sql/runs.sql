@@ -55,11 +55,26 @@ from runs left join queues on queues.env = runs.env and queues.id = runs.queue
 where runs.env = :env and runs.id in (select value from json_each(:ids))
 on conflict (env, queue, queue_key) do nothing;
 
+-- name: make_lanes
+-- The same of :lanes: [[queue, key], ...].
+insert into lanes (env, queue, queue_key, served, is_blocked)
+select :env, json_extract(value, '$[0]'), json_extract(value, '$[1]'), coalesce(queues.served, 0), 0
+from json_each(:lanes) left join queues on queues.env = :env and queues.id = json_extract(value, '$[0]')
+where true
+on conflict (env, queue, queue_key) do nothing;
+
 -- name: leave_ready
 delete from ready where (env, queue, queue_key, priority, ready_at, run_id) in (
     select env, queue, queue_key, priority, queued_at, id from runs
     where env = :env and id in (select value from json_each(:ids))
 );
+
+-- name: leave_lane
+-- Of one priority, the first runs up to (:last_at, :last_id).
+delete from ready
+where
+    env = :env and queue = :queue and queue_key = :queue_key and priority = :priority
+    and (ready_at, run_id) <= (:last_at, :last_id);
 
 -- name: enter_timers
 insert into timers (env, due_at, run_id)
@@ -170,16 +185,23 @@ on conflict (env, id) do update set served = excluded.served;
 
 -- name: pick_from_lane
 -- A term of pick_runs: the first :lane_share of a lane; :env is bound with the whole.
-select env, run_id from (
-    select env, run_id from ready
+select
+    :env as env,
+    json_array(:lane_queue, :lane_key, json_group_array(run_id), min(priority), max(priority), max(ready_at)) as lane
+from (
+    select run_id, priority, ready_at from ready
     where env = :env and queue = :lane_queue and queue_key = :lane_key
     order by priority desc, ready_at, run_id
     limit :lane_share
 )
 
 -- name: pick_runs
--- The first runs of some lanes as a JSON list of Claim, as they will be once claimed (without tasks). JSON that comes from
--- a view or a subquery would be parsed once more: hence the event's columns here. Hot.
+-- The first runs of some lanes: [[queue, key, [run_id, ...], lowest priority, highest, last ready_at], ...]. Hot.
+select json_group_array(json(lane)) from (/* lanes */) where env = :env;
+
+-- name: read_claims
+-- The runs :ids as a JSON list of Claim, as they will be once claimed (without tasks). JSON that comes from a view or a
+-- subquery would be parsed once more: hence the event's columns here. Hot.
 select json_group_array(json_object(
     'run_id', runs.id, 'execution', runs.execution + 1, 'job_id', runs.job_id, 'job_version', runs.job_version,
     'event', json_object(
@@ -195,8 +217,8 @@ select json_group_array(json_object(
     'created_at', runs.created_at, 'parent_run_id', runs.parent_run_id, 'parent_task_id', runs.parent_task_id,
     'is_internal', json(iif(runs.is_internal, 'true', 'false')), 'queue', runs.queue, 'queue_key', runs.queue_key
 ))
-from (/* lanes */) as picked
-cross join runs on runs.env = picked.env and runs.id = picked.run_id
+from json_each(:ids) as picked
+cross join runs on runs.env = :env and runs.id = picked.value
 cross join events on events.env = runs.env and events.id = runs.event_id
 where runs.status = :expected;
 
