@@ -175,9 +175,17 @@ def _take(db: Statements, change: ClaimRuns, lanes: list[_Lane], claims: list[Cl
         ids = encode([claim.run_id for claim in claims])
         _leave_ready(db, lanes, claims, ids)
         db.execute("claim_runs", ids=ids, status=change.status.value, at=change.at)
-        db.execute("insert_leases", ids=ids, owner=change.owner, expires_at=change.expires_at, at=change.at)
+        _lease(db, change, lanes, claims, ids)
         for claim in claims:
             db.known.lease_claimed(claim.run_id, claim.execution)
+
+
+def _lease(db: Statements, change: ClaimRuns, lanes: list[_Lane], claims: list[Claim], ids: str) -> None:
+    lease = {"ids": ids, "owner": change.owner, "expires_at": change.expires_at, "at": change.at}
+    if len(lanes) == 1 and all(claim.execution == 1 for claim in claims):
+        db.execute("insert_first_leases", queue=lanes[0].queue, queue_key=lanes[0].key, **lease)
+    else:
+        db.execute("insert_leases", **lease)
 
 
 def _leave_ready(db: Statements, lanes: list[_Lane], claims: list[Claim], ids: str) -> None:

@@ -59,7 +59,7 @@ class FreshRuns:
 def first_claim(fresh: FreshRun, change: ClaimRuns) -> Claim:
     """The run's claim, as `read_claims` would find it."""
     run = fresh.run
-    return Claim(
+    claim = Claim(
         run_id=run.id,
         execution=1,
         job_id=run.job_id,
@@ -69,12 +69,17 @@ def first_claim(fresh: FreshRun, change: ClaimRuns) -> Claim:
         lease_expires_at=change.expires_at,
         priority=run.priority,
         number=fresh.number,
-        tags=list(run.tags),
-        metadata=run.metadata,
         created_at=run.created_at,
-        parent_run_id=run.parent_run_id,
-        parent_task_id=run.parent_task_id,
         is_internal=run.is_internal,
         queue=run.queue,
         queue_key=run.queue_key,
     )
+    if run.tags:
+        claim.tags = list(run.tags)
+    if run.metadata is not None:
+        claim.metadata = run.metadata
+    if run.parent_run_id is not None:
+        claim.parent_run_id = run.parent_run_id
+    if run.parent_task_id is not None:
+        claim.parent_task_id = run.parent_task_id
+    return claim

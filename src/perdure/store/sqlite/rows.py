@@ -148,8 +148,8 @@ def new_run_row(run: RunRow) -> Row:
 
 
 def new_run(run: NewRun, event: EventRecord, number: int) -> RunRow:
-    """The run as it is once stored."""
-    return RunRow(
+    """The run as it is once stored. (What most runs don't have is set afterwards: long calls cost four times as much.)"""
+    row = RunRow(
         id=run.id,
         job_id=run.job_id,
         job_version=run.job_version,
@@ -157,18 +157,24 @@ def new_run(run: NewRun, event: EventRecord, number: int) -> RunRow:
         status=run.status,
         created_at=run.created_at,
         priority=run.priority,
-        reason=run.reason,
         is_test=event.is_test,
         number=number,
         queue=run.queue,
         queue_key=run.queue_key,
         account_id=event.account_id,
-        parent_run_id=run.parent_run_id,
-        parent_task_id=run.parent_task_id,
-        tags=list(run.tags),
-        metadata=run.metadata,
         is_internal=run.is_internal,
     )
+    if run.reason is not None:
+        row.reason = run.reason
+    if run.parent_run_id is not None:
+        row.parent_run_id = run.parent_run_id
+    if run.parent_task_id is not None:
+        row.parent_task_id = run.parent_task_id
+    if run.tags:
+        row.tags = list(run.tags)
+    if run.metadata is not None:
+        row.metadata = run.metadata
+    return row
 
 
 def move_row(move: MoveRun) -> Row:

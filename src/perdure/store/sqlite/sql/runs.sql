@@ -237,6 +237,11 @@ select
 from runs
 where env = :env and id in (select value from json_each(:ids));
 
+-- name: insert_first_leases
+-- The same of runs of one lane that have never executed.
+insert into leases (env, run_id, execution, owner, expires_at, claimed_at, seq_claimed, queue, queue_key)
+select :env, value, 1, :owner, :expires_at, :at, 0, :queue, :queue_key from json_each(:ids);
+
 -- name: renew_leases
 -- :renewals: {owner: expires_at}
 update leases set expires_at = renewal.value
