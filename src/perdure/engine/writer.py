@@ -108,6 +108,7 @@ class Writer:
         """What the last batch took in the store, if it was a large one of records and undivided."""
         self._settled_at = 0.0
         self._divisions_left = 0
+        self._divided_runs = 0
         self._pump = self._loop.create_task(self._run(), name="perdure-writer")
         self._pump_beside = self._loop.create_task(self._run_beside(), name="perdure-writer-beside")
 
@@ -245,22 +246,25 @@ class Writer:
         self._pending = Batch([], [])
         if len(batch.changes) > self._batch_max:
             batch, self._pending = batch.split(self._batch_max)
-        elif runs is not None and len(runs) >= self._divided_from and self._beside is None and self._pays():
+        elif runs is not None and len(runs) >= self._divided_from and self._beside is None and self._pays(len(runs)):
             batch, self._pending = batch.divide()
             runs = batch.only_records()
             self._wake_beside()
         self._writing = runs
         return batch
 
-    def _pays(self) -> bool:
-        """Whether to divide a large batch."""
+    def _pays(self, runs: int) -> bool:
+        """Whether to divide a large batch, which concerns so many runs. Not what is a part of one already."""
         if self._undivided_seconds is not None:
             # How long it took until those whom the last one concerned had come together again.
             loop_seconds = self._loop.time() - self._settled_at
             self._divisions_left = _DIVISIONS if self._undivided_seconds <= loop_seconds else 0
-            self._undivided_seconds = None
+            self._undivided_seconds, self._divided_runs = None, 0
         self._divisions_left -= 1
-        return self._divisions_left >= 0
+        if self._divisions_left < 0 or runs < self._divided_runs * 3 // 4:
+            return False
+        self._divided_runs = runs
+        return True
 
     async def _run_beside(self) -> None:
         while True:
