@@ -246,7 +246,12 @@ class Writer:
         self._pending = Batch([], [])
         if len(batch.changes) > self._batch_max:
             batch, self._pending = batch.split(self._batch_max)
-        elif runs is not None and len(runs) >= self._divided_from and self._beside is None and self._pays(len(runs)):
+        elif (
+            runs is not None
+            and len(runs) >= self._divided_from
+            and self._beside is None
+            and self._pays(len(runs))
+        ):
             batch, self._pending = batch.divide()
             runs = batch.only_records()
             self._wake_beside()

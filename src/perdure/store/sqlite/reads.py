@@ -50,7 +50,10 @@ def list_runs(db: Statements, sql: str, filter: RunFilter) -> list[RunRow]:
 def _conditions(filter: RunFilter) -> str:
     """The list page's conditions, of fixed fragments with bound values."""
     # Hints (unlikely, ids as a set): else SQLite prefers to walk all runs, which are in the order asked for.
+    one, some = len(filter.statuses) == 1, len(filter.statuses) > 1
     is_common = RunStatus.COMPLETED in filter.statuses  # most runs: walking is best, the page is soon full
+    # The index by status doesn't have runs that execute: these are found by their leases.
+    is_executing = RunStatus.EXECUTING in filter.statuses
     fragments = {
         "and unlikely(runs.job_id = :job_id)": filter.job_id is not None,
         "and runs.job_version = :job_version": filter.job_version is not None,
@@ -63,11 +66,20 @@ def _conditions(filter: RunFilter) -> str:
             select run_id from run_tags where env = :env and tag in (select value from json_each(:tags))
             group by run_id having count(*) = json_array_length(:tags)
         )""": bool(filter.tags),
-        "and unlikely(runs.status = json_extract(:statuses, '$[0]'))": len(filter.statuses) == 1,
-        "and runs.status in (select value from json_each(:statuses))": len(filter.statuses) > 1 and is_common,
+        "and unlikely(runs.status = json_extract(:statuses, '$[0]'))": one,
+        "and runs.status <> 'EXECUTING'": one and not is_executing,
+        "and runs.id in (select run_id from leases where env = :env)": one and is_executing,
+        "and runs.status in (select value from json_each(:statuses))": some and (is_common or is_executing),
         """and runs.id in (
-            select id from runs where env = :env and status in (select value from json_each(:statuses))
-        )""": len(filter.statuses) > 1 and not is_common,
+            select id from runs
+            where env = :env and status in (select value from json_each(:statuses)) and status <> 'EXECUTING'
+        )""": some and not is_common and not is_executing,
+        """and runs.id in (
+            select id from runs
+            where env = :env and status in (select value from json_each(:statuses)) and status <> 'EXECUTING'
+            union all
+            select run_id from leases where env = :env
+        )""": some and not is_common and is_executing,
         "and unlikely(runs.account_id = :account_id)": filter.account_id is not None,
         "and runs.queue = :queue": filter.queue is not None,
         "and runs.is_test = :is_test": filter.is_test is not None,

@@ -47,8 +47,6 @@ CREATE UNIQUE INDEX runs_event_idx on runs (env, event_id, job_id, job_version);
 
 CREATE INDEX runs_job_idx on runs (env, job_id, id);
 
-CREATE INDEX runs_status_idx on runs (env, status, id);
-
 CREATE TABLE timers (
     env text not null,
     due_at integer not null,
@@ -114,6 +112,8 @@ CREATE INDEX runs_parent_idx on runs (env, parent_run_id) where parent_run_id is
 CREATE INDEX runs_account_idx on runs (env, account_id, id) where account_id is not null;
 
 CREATE INDEX runs_completed_idx on runs (env, completed_at, id) where completed_at is not null;
+
+CREATE INDEX runs_status_idx on runs (env, status, id) where status <> 'EXECUTING';
 
 CREATE TABLE run_tags (
     env text not null,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -63,6 +64,33 @@ class ListContract:
         )
 
         assert [run.id for run in await store.list_runs(RunFilter(**filter))] == expected
+
+    @pytest.mark.parametrize("limit", [50, 2])
+    async def test_every_set_of_statuses(self, open_store: OpenStore, limit: int) -> None:
+        """Of these runs some execute, and one has ended whose execution still holds its slot."""
+        store, other = await open_store("dev"), await open_store("prod")
+        await executing_run(other, "run_9")
+        await apply(store, *(ingest(f"run_{n}") for n in range(7)), claim(5))
+        await apply(
+            store,
+            move(RunStatus.COMPLETED, "run_1"),
+            move(RunStatus.WAITING, "run_2"),
+            move(RunStatus.CANCELLED, "run_3", revoke=True),
+        )
+        runs = {
+            RunStatus.EXECUTING: ["run_0", "run_4"],
+            RunStatus.COMPLETED: ["run_1"],
+            RunStatus.WAITING: ["run_2"],
+            RunStatus.CANCELLED: ["run_3"],
+            RunStatus.QUEUED: ["run_5", "run_6"],
+        }
+
+        for size in range(1, len(runs) + 1):
+            for statuses in combinations(runs, size):
+                expected = sorted((run for status in statuses for run in runs[status]), reverse=True)
+                found = await store.list_runs(RunFilter(statuses=statuses, limit=limit))
+                assert [run.id for run in found] == expected[:limit], statuses
+                assert all(run.status in statuses for run in found)
 
     async def test_rows_are_whole(self, open_store: OpenStore) -> None:
         store = await open_store("dev")

@@ -42,6 +42,10 @@ create index runs_parent_idx on runs (env, parent_run_id) where parent_run_id is
 create index runs_account_idx on runs (env, account_id, id) where account_id is not null;
 create index runs_completed_idx on runs (env, completed_at, id) where completed_at is not null;
 
+-- A run that is claimed leaves the index, and comes back when its execution ends: those between are found by their leases.
+drop index runs_status_idx;
+create index runs_status_idx on runs (env, status, id) where status <> 'EXECUTING';
+
 -- A tag of a run. Lives as long as its run.
 create table run_tags (
     env text not null,

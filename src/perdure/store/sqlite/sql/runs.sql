@@ -323,9 +323,11 @@ select count(*) from ready where env = :env;
 select count(*) from leases where env = :env and is_revoked = 0;
 
 -- name: count_by_status
--- {status: number of runs} as JSON.
+-- {status: number of runs} as JSON. (The index by status doesn't have those that execute.)
 select json_group_object(status, runs) from (
-    select status, count(*) as runs from runs where env = :env group by status
+    select status, count(*) as runs from runs where env = :env and status <> 'EXECUTING' group by status
+    union all
+    select 'EXECUTING', count(*) from leases where env = :env and is_revoked = 0
 );
 
 -- name: list_runs
