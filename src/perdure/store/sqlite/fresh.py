@@ -40,15 +40,15 @@ class FreshRuns:
         """Unless what its claim says may change with something else: an account's metadata."""
         if event.account_id is not None or event.deliver_at is not None or event.cancelled_at is not None:
             return
-        size = self._size + len(event.payload)
+        size = len(event.payload)
         if event.context is not None:
             size += len(event.context)
         if run.metadata is not None:
             size += len(run.metadata)
-        if size > _CHARACTERS_MAX or len(self._newer) >= _RUNS_MAX:
+        if self._size + size > _CHARACTERS_MAX or len(self._newer) >= _RUNS_MAX:
             self._older, self._newer = self._newer, {}
-            size = 0
-        self._size = size
+            self._size = 0
+        self._size += size
         self._newer[run.id] = FreshRun(run, event, number)
 
     def take(self, run_id: str) -> FreshRun | None:
