@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import time
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import NewType, Protocol
 
 Instant = NewType("Instant", int)
@@ -50,6 +51,7 @@ def system_random() -> Random:
     return random.SystemRandom()
 
 
+@lru_cache(maxsize=256)  # what happens together is often of the same millisecond
 def to_datetime(instant: int) -> datetime:
     """The aware UTC datetime of an instant."""
     return datetime.fromtimestamp(instant / 1000, UTC)

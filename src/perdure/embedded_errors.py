@@ -11,7 +11,7 @@ from perdure.errors import StoreBrokenError, UnavailableError
 
 C = TypeVar("C")
 
-_WRITES_ONLY = frozenset({"send"})
+_WRITES_ONLY = frozenset({"send", "send_event"})
 """The writer translates by itself; and of these there may be very many under way, for each of which this is a coroutine."""
 
 

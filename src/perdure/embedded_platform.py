@@ -14,7 +14,7 @@ from perdure.durations import to_ms
 from perdure.embedded_errors import tells_unavailable
 from perdure.engine import state
 from perdure.engine.core.jobs import JobSpec
-from perdure.engine.engine import Engine
+from perdure.engine.engine import Engine, ingested
 from perdure.engine.loops.pruner import Ages
 from perdure.engine.reasons import why_not_running
 from perdure.engine.store import PutAccount, RunRow
@@ -73,9 +73,16 @@ class EmbeddedPlatform:
             with suppress(RuntimeError):  # that loop is closed: nobody left, and nothing will be executed
                 self._loop.call_soon_threadsafe(engine.define, [spec])
 
+    async def send_event(self, event: EventRecord) -> Event:
+        engine = self._engine
+        if engine.writer.is_full:
+            await engine.writer.room()
+        stored = ingested(await engine.submit_event(event))
+        return to_event(stored.event, runs=stored.runs, decode=view)
+
     async def send(self, events: Sequence[EventRecord]) -> list[Event]:
         sent = await self._engine.ingest(events)
-        return [to_event(ingested.event, runs=ingested.runs, decode=view) for ingested in sent]
+        return [to_event(stored.event, runs=stored.runs, decode=view) for stored in sent]
 
     async def invoke(
         self,
@@ -88,7 +95,7 @@ class EmbeddedPlatform:
         account_id: str | None,
         options: RunOptions | None,
     ) -> Run:
-        ingested = await self._engine.ingest_run(
+        stored = await self._engine.ingest_run(
             job_id,
             payload,
             key=key,
@@ -97,7 +104,7 @@ class EmbeddedPlatform:
             account_id=account_id,
             options=options,
         )
-        return to_run(ingested.runs[0], decode=view, event=ingested.event)
+        return to_run(stored.runs[0], decode=view, event=stored.event)
 
     async def get_event(self, id: str) -> Event | None:
         event = await self._engine.store.get_event(id)
@@ -140,8 +147,8 @@ class EmbeddedPlatform:
         return await self._whole(await self._engine.commands.cancel(id))
 
     async def rerun(self, id: str) -> Run:
-        ingested = await self._engine.commands.rerun(id)
-        return to_run(ingested.runs[0], decode=view, event=ingested.event)
+        stored = await self._engine.commands.rerun(id)
+        return to_run(stored.runs[0], decode=view, event=stored.event)
 
     async def continue_run(self, id: str) -> Run:
         return await self._whole(await self._engine.commands.continue_(id))

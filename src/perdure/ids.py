@@ -17,6 +17,7 @@ TaskId = NewType("TaskId", str)
 _ALPHABET = b"0123456789abcdefghjkmnpqrstvwxyz"
 _CHARACTERS = _ALPHABET * 8  # by a byte's lowest five bits
 _STEPS = Struct("32I")
+_40_BITS = 1 << 40
 
 
 def _every_other(bits: int, stride: int) -> tuple[int, int]:
@@ -46,9 +47,17 @@ def encode_base32(n: int) -> str:
     return n.to_bytes(32, "big")[6:].translate(_CHARACTERS).decode()
 
 
-def encode_bytes(data: bytes) -> str:
-    """A character of lower-case Crockford base32 for each byte, which is given by its lowest five bits."""
-    return data.translate(_CHARACTERS).decode()
+def _encode_40_bits(n: int) -> str:
+    """As `encode_base32`, of 40 bits: 8 characters."""
+    n = n & _LOW_20 | (n & _HIGH_20) << 12
+    n = n & _LOW_10 | (n & _HIGH_10) << 6
+    n = n & _LOW_5 | (n & _HIGH_5) << 3
+    return n.to_bytes(8, "big").translate(_CHARACTERS).decode()
+
+
+def task_id(digest: bytes) -> TaskId:
+    """ "task_" and 26 characters, of five bits of each of the first 26 bytes of what a task is identified by."""
+    return "task_" + digest[:26].translate(_CHARACTERS).decode()  # pyright: ignore[reportReturnType]  (a NewType is a call)
 
 
 class Ids:
@@ -57,24 +66,34 @@ class Ids:
     def __init__(self, clock: Clock, random: Random) -> None:
         self._clock = clock
         self._random = random
-        self._last = 0
+        self._millisecond = -1
+        # The last id, but for its lowest 40 bits: of the 26 characters 18 stay the same for hundreds of ids.
+        self._high, self._high_text, self._low = 0, "", 0
         self._steps: list[int] = []
 
     def ulid(self) -> str:
         """26 lower-case characters, greater than every one given before."""
-        fresh = self._clock.now() << 80
-        if fresh > self._last:
+        now = self._clock.now()
+        if now > self._millisecond:
+            self._millisecond = now
             self._steps.clear()  # so that a forked child hardly ever shares them
-            self._last = fresh | self._random.getrandbits(80)
-        else:
-            # Within one millisecond (or if time stands still) go on from the last id by a random step: still unguessable.
-            # Drawn many at a time: to ask the system lets go of the GIL, and a busy writer's thread takes it.
-            if not self._steps:
-                self._steps[:] = _STEPS.unpack(
-                    self._random.getrandbits(8 * _STEPS.size).to_bytes(_STEPS.size, "big")
-                )
-            self._last += 1 + self._steps.pop()
-        return encode_base32(self._last)
+            self._go_to(now << 80 | self._random.getrandbits(80))
+            return self._high_text + _encode_40_bits(self._low)
+        # Within one millisecond (or if time stands still) go on from the last id by a random step: still unguessable.
+        # Drawn many at a time: to ask the system lets go of the GIL, and a busy writer's thread takes it.
+        if not self._steps:
+            self._steps[:] = _STEPS.unpack(
+                self._random.getrandbits(8 * _STEPS.size).to_bytes(_STEPS.size, "big")
+            )
+        self._low += 1 + self._steps.pop()
+        if self._low >= _40_BITS:
+            self._go_to((self._high << 40) + self._low)
+        return self._high_text + _encode_40_bits(self._low)
+
+    def _go_to(self, n: int) -> None:
+        self._high, self._low = divmod(n, _40_BITS)
+        self._high_text = encode_base32(self._high)[8:]
+        self._millisecond = max(self._millisecond, n >> 80)
 
     def run_id(self) -> RunId:
         return RunId("run_" + self.ulid())

@@ -31,7 +31,7 @@ from perdure.schema.execution import (
 from perdure.schema.runs import ErrorInfo, RunStatus, TaskStatus
 from perdure.sdk.journal import Journal
 from perdure.store.sqlite.store import SqliteStore
-from perdure.testing.journal_contract import write_records
+from perdure.testing.journal_contract import close_journal, write_records
 from perdure.testing.virtual_clock import VirtualClock, run_virtual
 
 JOB = JobSpec(id="j", version="1", event_names=("n",))
@@ -212,7 +212,7 @@ async def test_cancel_in_every_unended_status() -> None:
 
         waiting = await node.send("evt_3")
         _, journal = await node.claim()
-        await journal.close(Suspended(node.clock.now() + 60_000), [], [])
+        await close_journal(journal, Suspended(node.clock.now() + 60_000))
         assert (await node.engine.commands.cancel(waiting)).status is RunStatus.CANCELLED
         assert await node.store.next_due() is None
 
@@ -228,7 +228,7 @@ async def test_cancel_twice_is_one_cancellation_and_of_an_ended_run_a_conflict()
 
         run_id = await node.send("evt_2")
         _, journal = await node.claim()
-        await journal.close(Completed("1"), [], [])
+        await close_journal(journal, Completed("1"))
         with pytest.raises(ConflictError, match="Completed"):
             await node.engine.commands.cancel(run_id)
         with pytest.raises(NotFoundError):
@@ -242,7 +242,7 @@ async def test_cancel_and_finish_race_for_the_run_and_the_loser_learns() -> None
         _, journal = await node.claim()
 
         # Both in one transaction: whichever is first in it wins.
-        closing = journal.close(Completed("1"), [], [])
+        closing = close_journal(journal, Completed("1"))
         cancelling = asyncio.create_task(node.engine.commands.cancel(run_id))
         closed, cancelled = await asyncio.gather(closing, cancelling, return_exceptions=True)
 
@@ -279,7 +279,7 @@ async def test_continue_goes_on_with_completed_tasks_kept() -> None:
             seq=2,
             error=ERROR,
         )
-        await journal.close(Failed(ERROR, ["t2"]), [kept, failed], [])
+        await close_journal(journal, Failed(ERROR, ["t2"]), [kept, failed], [])
         assert (await node.run(run_id)).error == ERROR
 
         continued = await node.engine.commands.continue_(run_id)
@@ -289,7 +289,7 @@ async def test_continue_goes_on_with_completed_tasks_kept() -> None:
         assert [task.id for task in again.tasks] == ["t1"]
         with pytest.raises(ConflictError, match="hasn't ended"):
             await node.engine.commands.continue_(run_id)
-        await journal.close(Completed("1"), [], [])
+        await close_journal(journal, Completed("1"))
         with pytest.raises(ConflictError, match="rerun"):
             await node.engine.commands.continue_(run_id)
 
@@ -301,7 +301,7 @@ async def test_rerun_makes_another_run_each_time() -> None:
         with pytest.raises(ConflictError):
             await node.engine.commands.rerun(run_id)
         _, journal = await node.claim()
-        await journal.close(Completed("1"), [], [])
+        await close_journal(journal, Completed("1"))
 
         first, second = await asyncio.gather(
             node.engine.commands.rerun(run_id), node.engine.commands.rerun(run_id)
@@ -322,7 +322,7 @@ async def test_run_of_an_unknown_job_waits_until_it_is_registered() -> None:
     async with running() as node:
         run_id = await node.send()
         _, journal = await node.claim()
-        await journal.close(JobMissing(), [], [])
+        await close_journal(journal, JobMissing())
         run = await node.run(run_id)
         assert (run.status, run.reason) == (
             RunStatus.PENDING,
@@ -342,7 +342,7 @@ async def test_start_adopts_pending_runs_oldest_first() -> None:
         sent = [await node.send(f"evt_{n}") for n in range(3)]
         for _ in sent:
             _, journal = await node.claim()
-            await journal.close(JobMissing(), [], [])
+            await close_journal(journal, JobMissing())
 
     async with running(store) as node:
         assert [(await node.claim())[0].run_id for _ in sent] == sent
@@ -360,13 +360,13 @@ async def test_waiting_runs_are_woken_when_due_in_their_order() -> None:
         for n, delay in enumerate(delays):
             await node.send(f"evt_{n}")
             _, journal = await node.claim()
-            await journal.close(Suspended(began + delay // timedelta(milliseconds=1)), [], [])
+            await close_journal(journal, Suspended(began + delay // timedelta(milliseconds=1)))
 
         woken: list[int] = []
         for _ in delays:
             claim, journal = await node.claim()
             woken.append(node.clock.now() - began)
-            await journal.close(Completed(claim.run_id), [], [])
+            await close_journal(journal, Completed(claim.run_id))
 
         assert woken == [1_000, 7_200_000, 259_200_000]
 
@@ -379,7 +379,7 @@ async def test_more_timers_than_one_batch_fire_together() -> None:
         await node.engine.ingest(events)
         claimed = await node.source.claim(count)
         wake_at = node.clock.now() + 5_000
-        await asyncio.gather(*(journal.close(Suspended(wake_at), [], []) for _, journal in claimed))
+        await asyncio.gather(*(close_journal(journal, Suspended(wake_at)) for _, journal in claimed))
 
         woken = 0
         while woken < count:
@@ -395,7 +395,7 @@ async def test_timers_set_before_a_restart_fire_after_it() -> None:
         run_id = await node.send()
         _, journal = await node.claim()
         wake_at = node.clock.now() + 60_000
-        await journal.close(Suspended(wake_at), [], [])
+        await close_journal(journal, Suspended(wake_at))
 
     async with running(store) as node:
         claim, _ = await node.claim()
@@ -427,7 +427,7 @@ async def test_leases_of_a_long_execution_are_renewed() -> None:
 
         await node.clock.advance(timedelta(hours=1))
 
-        assert await journal.close(Completed("1"), [], []) is True
+        assert await close_journal(journal, Completed("1")) is True
 
 
 @virtual
@@ -448,7 +448,7 @@ async def test_expired_lease_of_a_dead_node_is_rescued_by_another() -> None:
     assert 20_000 < other.clock.now() - began < 70_000
     with pytest.raises(UnavailableError):
         await write_records(journal, [], [])
-    assert await successor.close(Completed("1"), [], []) is True
+    assert await close_journal(successor, Completed("1")) is True
     await other.engine.stop()
     await store.close()
 
@@ -514,7 +514,7 @@ async def test_execution_whose_run_another_node_rescued_learns_at_its_next_recor
 
     assert await write_records(journal, [], []) is False
     before = store.calls
-    assert await journal.close(Completed("1"), [], []) is False
+    assert await close_journal(journal, Completed("1")) is False
 
     assert store.calls == before
     assert await node.status(run_id) is RunStatus.QUEUED
@@ -529,7 +529,7 @@ async def test_run_claimed_again_by_the_transaction_that_requeues_it_is_known_to
         _, first = await node.claim()
         claiming = asyncio.create_task(node.claim())
         await asyncio.sleep(0)  # its claim is submitted first, and takes effect after the move
-        closing = first.close(Yielded("more to do"), [], [])
+        closing = close_journal(first, Yielded("more to do"))
 
         claim, second = await claiming
 
@@ -537,7 +537,7 @@ async def test_run_claimed_again_by_the_transaction_that_requeues_it_is_known_to
         assert (claim.run_id, claim.execution) == (run_id, 2)
         assert node.engine.executing[run_id][0] == 2
         assert await write_records(second, [], []) is True
-        assert await second.close(Completed("1"), [], []) is True
+        assert await close_journal(second, Completed("1")) is True
         await node.engine.wait_idle()
         assert not node.engine.executing
 
@@ -551,7 +551,7 @@ async def test_wait_settled_sees_every_way_to_end() -> None:
         run_id = await node.send()
         waiters = [asyncio.create_task(node.engine.wait_settled(run_id)) for _ in range(2)]
         _, journal = await node.claim()
-        await journal.close(Suspended(node.clock.now() + 1_000), [], [])
+        await close_journal(journal, Suspended(node.clock.now() + 1_000))
         await node.clock.advance(2)
         assert not any(waiter.done() for waiter in waiters)
         waiters[1].cancel()
@@ -576,11 +576,11 @@ async def test_wait_idle_waits_for_queued_executing_and_due_runs_but_not_for_the
             _, journal = await node.claim()
             await node.clock.advance(1)
             assert not idle.done()
-            await journal.close(outcome, [], [])
+            await close_journal(journal, outcome)
 
         _, journal = await node.claim()  # the one to be retried at once
         assert not idle.done()
-        await journal.close(Completed("1"), [], [])
+        await close_journal(journal, Completed("1"))
         await idle
 
         assert node.clock.now() - began == 3_000
@@ -642,7 +642,7 @@ async def test_full_disk_pauses_claiming_and_loses_nothing() -> None:
         _, journal = await node.claim()
         store.error = UnavailableError("the disk is full")
 
-        closing = journal.close(Completed("1"), [], [])
+        closing = close_journal(journal, Completed("1"))
         with pytest.raises(UnavailableError, match="the disk is full"):
             await node.send("evt_3")
         with pytest.raises(UnavailableError, match="the disk is full"):
@@ -675,7 +675,7 @@ async def test_leases_survive_an_unavailability_longer_than_they_last() -> None:
         store.error = None
         await node.clock.advance(300)
 
-        assert await journal.close(Completed("1"), [], []) is True
+        assert await close_journal(journal, Completed("1")) is True
     await store.close()
 
 
@@ -704,7 +704,7 @@ async def test_failed_step_of_a_loop_is_reported_and_repeated(caplog: pytest.Log
         run_id = await node.send()
         _, journal = await node.claim()
         store.reads_too = True
-        await journal.close(Suspended(node.clock.now() + 1_000), [], [])
+        await close_journal(journal, Suspended(node.clock.now() + 1_000))
         store.error = ValueError("a bug in the store")
         await node.clock.advance(5)
         store.error = None

@@ -13,6 +13,7 @@ from perdure import Retry, RunStatus, TaskError, TaskStatus, event_trigger, invo
 from perdure.engine.journal import EngineSource
 from perdure.engine.store import ResolveTask
 from perdure.schema.execution import EventRecord, Suspended
+from perdure.testing.journal_contract import close_journal
 from perdure.testing.store_contract.factories import make_task
 
 from .commit_faults import run_with_each_commit_broken
@@ -255,7 +256,7 @@ class TestWorstMoments:
             suspended = Suspended(None, wakes=claim.wakes, open_waits=1)
 
             def suspend():
-                return journal.close(suspended, [], [])
+                return close_journal(journal, suspended)
 
             if order == "resolved first":
                 futures = [engine.submit(resolve), suspend()]

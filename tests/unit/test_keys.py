@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from perdure.errors import LimitExceededError, UsageError
-from perdure.sdk.keys import display_key, idempotency_key, task_id
+from perdure.ids import task_id
+from perdure.sdk.keys import display_key, idempotency_key
 
 
 def hash_of(text: str) -> str:
@@ -135,10 +136,10 @@ def test_long_key_names_the_limit() -> None:
 
 
 def test_task_id_is_five_bits_of_each_of_the_first_26_bytes() -> None:
-    assert task_id("0" * 64) == "task_" + "0" * 26
-    assert task_id("f" * 64) == "task_" + "z" * 26
-    assert task_id("21" + "0" * 62) == "task_1" + "0" * 25
-    assert task_id("00" * 25 + "e2" + "ff" * 6) == "task_" + "0" * 25 + "2"
+    assert task_id(bytes(32)) == "task_" + "0" * 26
+    assert task_id(b"\xff" * 32) == "task_" + "z" * 26
+    assert task_id(b"\x21" + bytes(31)) == "task_1" + "0" * 25
+    assert task_id(bytes(25) + b"\xe2" + b"\xff" * 6) == "task_" + "0" * 25 + "2"
 
 
 def test_display_key_is_as_written() -> None:

@@ -47,7 +47,7 @@ from .store import (
     WakeRuns,
 )
 from .waits import Waits
-from .writer import DIVIDED_FROM, Writer
+from .writer import DIVIDED_FROM, Told, Writer
 
 EDIT_MARGIN_MS = 5_000
 """How long before its delivery an event can still be edited (Protocol, events: dedupe)."""
@@ -223,18 +223,15 @@ class Engine:
             UsageError: a job's concurrency key can't be worked out; of the events some may have been stored.
             UnavailableError: of the events some may have been stored; repeating with the same ids is safe.
         """
-        if len(events) == 1:  # many senders may wait, each with one: it holds no more than that
-            if self.writer.is_full:
-                await self.writer.room()
-            return [_ingested(await self._submit_event(events[0]))]
         submitted: list[asyncio.Future[Result]] = []
         for event in events:
             if self.writer.is_full:
                 await self.writer.room()
-            submitted.append(self._submit_event(event))
-        return [_ingested(result) for result in await settled(submitted)]
+            submitted.append(self.submit_event(event))
+        return [ingested(result) for result in await settled(submitted)]
 
-    def _submit_event(self, event: EventRecord) -> asyncio.Future[Result]:
+    def submit_event(self, event: EventRecord) -> asyncio.Future[Result]:
+        """As `ingest`, of one event, and at once: to be called when the writer isn't full. See `ingested`."""
         now = self.clock.now()
         is_delayed = event.deliver_at is not None and event.deliver_at > now
         runs = [] if is_delayed else self.registry.runs_of(event, now, self.run_ids)
@@ -304,7 +301,7 @@ class Engine:
         )
         run = self.new_run(job_id, event, options)
         event.delivered_at = now
-        return _ingested(await self.submit(IngestEvent(event=event, runs=[run], created_at=now)))
+        return ingested(await self.submit(IngestEvent(event=event, runs=[run], created_at=now)))
 
     def new_run(self, job_id: str, event: EventRecord, options: RunOptions | None = None) -> NewRun:
         """A run of a job for an event, whatever triggers it. Raises NotFoundError and UsageError, as `ingest_run`."""
@@ -350,12 +347,11 @@ class Engine:
     def _claim_told(self, _: asyncio.Future[Result]) -> None:
         self._claiming_at = None
 
-    def submit_close(self, move: MoveRun) -> asyncio.Future[bool]:
-        """Have the end of an execution written; True if it still held the run."""
-        future = self.writer.submit_guarded(move)
+    def close(self, move: MoveRun, told: Told) -> None:
+        """Have the end of an execution written; `told` gets True if it still held the run. See `Writer.write`."""
+        self.writer.write(move, told)
         if move.status is _QUEUED or move.effects or move.resolve is not None:
             self.announce_queued()
-        return future
 
     # --- parts ----------------------------------------------------------------------------------------------------------
 
@@ -418,6 +414,7 @@ _QUEUED = RunStatus.QUEUED
 _EXECUTING = RunStatus.EXECUTING
 
 
-def _ingested(result: Result) -> Ingested:
+def ingested(result: Result) -> Ingested:
+    """The result of an IngestEvent."""
     assert isinstance(result, Ingested)
     return result

@@ -10,7 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from perdure.errors import PerdureError, UnavailableError
 from perdure.schema.effects import CallJob, EventWait, Resolution, RunEffect
@@ -48,8 +48,9 @@ class EngineJournal:
         effects: Sequence[RunEffect] = (),
     ) -> None:
         """See the port. Tells an UnavailableError if the engine stops before the records are known to be durable."""
-        claim = self._claim
-        if self._is_lost():
+        engine, claim = self._engine, self._claim
+        known = engine.executing.get(claim.run_id)
+        if known is None or known[0] != claim.execution:  # as in _is_lost: hot
             asyncio.get_running_loop().call_soon(told, False)
             return
         change = RecordTasks(run_id=claim.run_id, execution=claim.execution, tasks=tasks, logs=logs)
@@ -59,8 +60,8 @@ class EngineJournal:
             except PerdureError as error:
                 asyncio.get_running_loop().call_soon(told, error)
                 return
-            self._engine.announce_queued()
-        self._engine.writer.write(change, told)
+            engine.announce_queued()
+        engine.writer.write(change, told)
 
     def _effect(self, effect: RunEffect) -> Effect:
         if type(effect) is EventWait:
@@ -88,25 +89,25 @@ class EngineJournal:
         return IngestEvent(event=event, runs=[run], created_at=event.timestamp)
 
     def close(
-        self, outcome: Outcome, tasks: Sequence[TaskRecord], logs: Sequence[LogRecord]
-    ) -> asyncio.Future[bool]:
-        """See the port; the core decides what becomes of the run. Errors as for `record`.
+        self, outcome: Outcome, tasks: Sequence[TaskRecord], logs: Sequence[LogRecord], told: Told
+    ) -> None:
+        """See the port; the core decides what becomes of the run. Tells errors as `record`.
 
         If the end can't be written it may be repeated with another one; else the run is rescued.
         """
         engine = self._engine
         if self._is_lost() and engine.orphans.get(self._claim.run_id) != self._claim.execution:
-            return _refused()
-        return engine.submit_close(
-            core.close(
-                self._claim, self._claimed_at, outcome, engine.clock.now(), tasks, logs, engine.endings
-            )
+            asyncio.get_running_loop().call_soon(told, False)
+            return
+        now = engine.clock.now()
+        engine.close(
+            core.close(self._claim, self._claimed_at, outcome, now, tasks, logs, engine.endings), told
         )
 
     def release(self) -> None:
         """See the port. If this can't be written the slot is free when the lease ends."""
         change = ReleaseLease(run_id=self._claim.run_id, execution=self._claim.execution)
-        self._engine.submit(change, patient=False).add_done_callback(_ignore)
+        self._engine.submit(change, patient=False).add_done_callback(_released)
 
     async def fetch_output(self, task_id: str) -> tuple[str | None, str | None]:
         """See the port. Raises NotFoundError."""
@@ -252,8 +253,7 @@ class EngineSource:
         now = engine.clock.now()
         for claim in claims[given:]:
             journal = EngineJournal(engine, claim, claimed_at)
-            returned = engine.submit_close(core.put_back(claim, now))
-            returned.add_done_callback(partial(_returned, journal))
+            engine.close(core.put_back(claim, now), partial(_returned, journal))
 
     def _poll(self) -> None:
         self._poll_timer = None
@@ -264,23 +264,22 @@ class EngineSource:
         self.runs_queued()
 
 
-def _refused() -> asyncio.Future[bool]:
-    future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-    future.set_result(False)
-    return future
-
-
-def _returned(journal: EngineJournal, future: asyncio.Future[bool]) -> None:
+def _returned(journal: EngineJournal, outcome: bool | BaseException) -> None:
     """A claim was put back; unless its run was taken away meanwhile: then nobody is left to give its slot back."""
-    _ignore(future)
-    if not future.cancelled() and future.exception() is None and not future.result():
+    if isinstance(outcome, BaseException):
+        _not_given_back(outcome)
+    elif not outcome:
         journal.release()
 
 
-def _ignore(future: asyncio.Future[Any]) -> None:
-    """A claim that couldn't be put back stays leased to this process, and is rescued when the lease ends."""
-    if not future.cancelled() and future.exception() is not None:
-        logger.warning("a claimed run could not be put back or let go: %s", future.exception())
+def _released(future: asyncio.Future[Result]) -> None:
+    if not future.cancelled() and (error := future.exception()) is not None:
+        _not_given_back(error)
+
+
+def _not_given_back(error: BaseException) -> None:
+    """The run stays leased to this process, and is rescued when the lease ends."""
+    logger.warning("a claimed run could not be put back or let go: %s", error)
 
 
 if TYPE_CHECKING:

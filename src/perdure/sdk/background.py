@@ -129,7 +129,7 @@ class FetchPlan(Plan):
         if record.status is not TaskStatus.PENDING:
             return
         start_waiting(operation, now, None)
-        execution.others.effects.append(
+        execution.ask(
             StartOperation(
                 run_id=execution.claim.run_id,
                 task_id=record.id,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import taskgroups
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
@@ -37,19 +37,30 @@ class Branch:
         refusals: io calls it made after the end of the execution.
         dismissed: the executor itself has cancelled it, because what it belongs to has ended.
         used_io: whether it ever called io; one that did not, started in a body, may be a library's own.
-        on_end: called with its task when that is done.
+        is_main: it is that of the run function.
     """
 
-    __slots__ = ("birth", "bodies", "dismissed", "on_end", "refusals", "task", "used_io")
+    __slots__ = ("birth", "bodies", "dismissed", "is_main", "refusals", "task", "used_io")
 
     def __init__(self, task: asyncio.Task[Any], birth: Scope) -> None:
         self.task = task
         self.birth = birth
-        self.bodies: list[Scope] = []
+        self.bodies: list[Scope] | None = None  # made when it is first inside of one
         self.dismissed = False
         self.used_io = False
         self.refusals = 0
-        self.on_end: Callable[[asyncio.Task[Any]], None] | None = None
+        self.is_main = False
+
+    def enter(self, body: Scope) -> None:
+        """Its code is inside of a body now."""
+        if self.bodies is None:
+            self.bodies = [body]
+        else:
+            self.bodies.append(body)
+
+    def leave(self, body: Scope) -> None:
+        assert self.bodies is not None
+        self.bodies.remove(body)
 
     def dismiss(self) -> None:
         """Cancel it: what it belongs to has ended."""
@@ -201,7 +212,7 @@ class Branches:
         self._stage = stage
         self._outside = outside
         self.by_task: dict[asyncio.Task[Any], Branch] = {}
-        self.timers: list[ArmedTimer] = []
+        self.timers: list[ArmedTimer] | None = None  # made when there are any
         self._timers_max = 64
 
     def add(self, task: asyncio.Task[Any], birth: Scope) -> Branch:
@@ -209,9 +220,10 @@ class Branches:
         if task in self.by_task:  # an eager task has called io before it was told of
             return self.by_task[task]
         branch = self.by_task[task] = Branch(task, birth)
-        if birth.branches is None:
-            birth.branches = {}
-        birth.branches[branch] = None
+        if birth.operation is not None:
+            if birth.branches is None:
+                birth.branches = {}
+            birth.branches[branch] = None
         task.add_done_callback(self._ended, context=self._outside)
         self._stage.branch_freed(branch)
         return branch
@@ -222,8 +234,8 @@ class Branches:
             if branch.birth.branches is not None:
                 branch.birth.branches.pop(branch, None)
             self._stage.branch_ended(branch)
-            if branch.on_end is not None:
-                branch.on_end(task)
+            if branch.is_main:
+                branch.birth.execution.main_done(task)
 
     def current(self, scope: Scope) -> Branch:
         """The branch that calls io now."""
@@ -250,11 +262,15 @@ class Branches:
 
     def arm(self, timer: ArmedTimer) -> None:
         """The run's code has armed a timer. Forgets those that are over before they get many."""
+        if self.timers is None:
+            self.timers = []
         self.timers.append(timer)
         if len(self.timers) > self._timers_max:
             self._timers_max = 2 * len(self.pending_timers()) + 64
 
-    def pending_timers(self) -> list[ArmedTimer]:
+    def pending_timers(self) -> Sequence[ArmedTimer]:
+        if self.timers is None:
+            return ()
         self.timers = [timer for timer in self.timers if timer.is_pending]
         return self.timers
 

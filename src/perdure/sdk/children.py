@@ -18,7 +18,7 @@ from perdure.schema.execution import TaskRecord
 from perdure.schema.runs import Run, RunStatus, TaskStatus
 
 from .call_sites import CallSite
-from .keys import Key, idempotency_key, task_id
+from .keys import Key, task_ids
 from .operation import Duration, Operation, TaskOptions
 from .others import Plan, is_open, start_waiting
 from .perform import run_task
@@ -105,7 +105,7 @@ class ChildPlan(Plan):
             call = _caller(execution, self._job, self._options)(record, self._payload)
             now = execution.clock.now()
             start_waiting(operation, now, None if self._timeout is None else now + self._timeout)
-            execution.others.effects.append(call)
+            execution.ask(call)
             yield
 
     def records(self, operation: Operation) -> Sequence[TaskRecord]:
@@ -163,15 +163,14 @@ class BatchPlan(Plan):
             for child, effect in calls[start : start + BATCH_CHUNK]:
                 child.status = TaskStatus.WAITING
                 child.started_at = now
-                execution.others.effects.append(effect)
+                execution.ask(effect)
                 execution.records.changed(child)
             yield
 
     def _open(self, execution: Execution, parent: TaskRecord, index: int) -> TaskRecord:
         """The record of the task for one run; made if it is new."""
         run_id = execution.claim.run_id
-        key = idempotency_key(run_id, parent.id, str(index))
-        task = task_id(key)
+        key, task = task_ids(run_id, parent.id, str(index))
         records = execution.records
         record = records.open(task)
         if record is None:
@@ -193,9 +192,7 @@ class BatchPlan(Plan):
         if self._records is None:  # a replay: there may be fewer than there are payloads now, or more
             execution, parent = operation.scope.execution, operation.record
             found = (
-                execution.records.find(
-                    task_id(idempotency_key(execution.claim.run_id, parent.id, str(index)))
-                )
+                execution.records.find(task_ids(execution.claim.run_id, parent.id, str(index))[1])
                 for index in range(len(self._payloads))
             )
             self._records = [record for record in found if record is not None]

@@ -90,7 +90,7 @@ class DurableTimeout:
     async def __aenter__(self) -> Self:
         execution = self._execution
         scope = execution.enter()
-        execution.awaited(self._site)
+        execution.unawaited.pop(id(self._site), None)
         options = TaskOptions(icon="clock", params={"seconds": to_ms(self._duration, "io.timeout") / 1000})
         self._operation = operation = open_operation(
             execution, self._key, "timeout", options, scope, execution.branches.current(scope), self._site

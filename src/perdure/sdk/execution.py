@@ -19,10 +19,9 @@ from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from perdure.clock import Clock, Random
-from perdure.errors import PerdureError, UsageError
+from perdure.errors import UsageError
+from perdure.schema.effects import RunEffect
 from perdure.schema.execution import (
     Claim,
     Completed,
@@ -40,9 +39,11 @@ from . import notices, unwinding
 from .branches import Branch, Branches, outside_run
 from .call_sites import CallSite, at, call_site
 from .failures import Exit, armed_too_long, not_interrupted
+from .flushes import Flushes
 from .journal import Journal
 from .operation import Operation
 from .others import Others
+from .outcomes import completion, failed
 from .records import Records
 from .scope import Scope, current_scope
 from .settings import ExecutionSettings
@@ -52,6 +53,12 @@ from .stage import Stage
 if TYPE_CHECKING:
     from .jobs import Job
     from .sync_run import SyncRun
+
+_BY_CODE = (Completed, Failed)
+"""Outcomes that the run function itself has come to."""
+
+_SLOT_IS_HELD = frozenset({str, TimedOut})
+"""Outcomes (str: the run was taken away) after which the run's slot is to be given back."""
 
 
 class Execution:
@@ -64,14 +71,16 @@ class Execution:
         branches: the run's asyncio tasks, and the timers they armed.
         outside: for callbacks of the executor's own, in which no scope is set.
         thread: of the event loop.
+        began: loop time. replayed: when its first body began; until then it has replayed.
+        unawaited: io calls that were made and not awaited yet, by the id of their place.
     """
 
     # fmt: off
     __slots__ = (
-        "_alone", "_ending", "_finishing", "_flush_timer", "_limit_timer", "_main", "_nobody_since",
-        "_on_finished", "_sync_run", "_unawaited", "bodies", "branches", "claim", "clock", "job",
-        "journal", "loop", "others", "outcome", "outside", "random", "records", "settings", "stage", "thread", "threads",
-        "writing", "yielding",
+        "_alone", "_effects", "_ending", "_finishing", "_flushes", "_limit_timer", "_main", "_nobody_since",
+        "_on_finished", "_others", "_sync_run", "began", "bodies", "branches", "claim", "clock", "job", "journal",
+        "loop", "outcome", "outside", "random", "records", "replayed", "settings", "stage", "thread", "threads",
+        "unawaited", "writing", "yielding",
     )
     # fmt: on
 
@@ -87,6 +96,7 @@ class Execution:
         settings: ExecutionSettings,
         threads: Executor,
         outside: Context,
+        flushes: Flushes,
         on_finished: Callable[[Execution], None],
     ) -> None:
         self.claim = claim
@@ -108,22 +118,25 @@ class Execution:
         self._sync_run: SyncRun | None = None
         self._ending: asyncio.Task[None] | None = None
         self._alone: asyncio.Event | None = None
-        self._flush_timer: asyncio.TimerHandle | None = None
+        self._flushes = flushes
         self._limit_timer: asyncio.TimerHandle | None = None
-        self._unawaited: dict[int, CallSite] = {}
+        self.unawaited: dict[int, CallSite] = {}
         self._nobody_since: int | None = None
         self._finishing = False
+        self._others: Others | None = None
+        self._effects: list[RunEffect] | None = None
+        self.began = loop.time()
+        self.replayed: float | None = None
         self.records = Records(claim.tasks, settings.limits)
         self.stage = Stage(self, self.records.expected)
         self.branches = Branches(self.loop, self.stage, outside)
-        self.others = Others(self)
 
     # --- starting ----------------------------------------------------------------------------------------------------
 
-    def start(self, main: Callable[[], Any], context: Context, root: Scope) -> None:
-        """Run `main()` (a coroutine) as the run's first branch. Its `context` already carries `root` as its scope."""
-        self._main = self.loop.create_task(self._run(main), context=context)
-        self.branches.add(self._main, root).on_end = self._main_done
+    def start(self, main: Callable[..., Any], args: tuple[Any, ...], context: Context, root: Scope) -> None:
+        """Run `main(*args)` (a coroutine) as the run's first branch. Its `context` already carries `root` as its scope."""
+        self._main = self.loop.create_task(self._run(main, args), context=context)
+        self.branches.add(self._main, root).is_main = True
 
     def start_sync(self, run: SyncRun) -> None:
         """The run function is a plain `def`: it runs in a thread of its own, as one branch."""
@@ -131,7 +144,7 @@ class Execution:
 
     def sync_done(self, value: Any, error: BaseException | None) -> None:
         """The thread of the run function has ended by itself."""
-        self._end_as(lambda: self.completion(value) if error is None else self.failed(error))
+        self._end_as(lambda: completion(self, value) if error is None else failed(self, error))
 
     def limit_duration(self, limit_ms: int) -> None:
         """Time the run out once it has executed for `limit_ms` in all."""
@@ -179,13 +192,10 @@ class Execution:
         return get_ident() != self.thread
 
     def called(self) -> CallSite:
-        """Note an io call of an async run, and where it was made; `awaited` has to follow. Called by the call itself."""
+        """Note an io call of an async run, and where it was made; to be taken from `unawaited`. Called by the call itself."""
         site = call_site(3)
-        self._unawaited[id(site)] = site
+        self.unawaited[id(site)] = site
         return site
-
-    def awaited(self, site: CallSite) -> None:
-        self._unawaited.pop(id(site), None)
 
     def check(self) -> None:
         """Raise the Signal if the execution has ended."""
@@ -204,17 +214,16 @@ class Execution:
 
     def note(self, record: TaskRecord) -> None:
         """Something about the task was observed: it rides in front of the next write, or goes out after a moment."""
-        self.records.changed(record)
-        if self._flush_timer is None:
-            self._arm_flush()
+        self.records.unwritten[record.id] = record
+        self._flushes.add(self)
 
     def log(self, line: LogRecord) -> None:
         """A log line, from any thread of the run: it rides in front of the next write, or goes out after a moment."""
         if self.is_foreign_thread:
             self.loop.call_soon_threadsafe(self.log, line)
         elif self.outcome is None:
-            self.records.logs.append(line)
-            self._arm_flush()
+            self.records.log(line)
+            self._flushes.add(self)
 
     def interrupted(self, operation: Operation) -> None:
         """User code cancelled the operation: noted, so that a replay waits for that to happen again."""
@@ -232,6 +241,19 @@ class Execution:
         record.interrupted = self.records.next_seq()
         self.note(record)
 
+    @property
+    def others(self) -> Others:
+        """What the run waits for that somebody else does. Made when it is asked for: most executions need none."""
+        if self._others is None:
+            self._others = Others(self)
+        return self._others
+
+    def ask(self, effect: RunEffect) -> None:
+        """Have the platform do something in the transaction of the next write, which has to follow in the same turn."""
+        if self._effects is None:
+            self._effects = []
+        self._effects.append(effect)
+
     # --- writing -----------------------------------------------------------------------------------------------------
 
     def write(self, record: TaskRecord, done: Callable[[], None]) -> None:
@@ -244,9 +266,9 @@ class Execution:
         if self.outcome is not None:
             self.check()
         tasks, logs = self.records.take_unwritten()
-        effects, self.others.effects = self.others.effects, []
+        effects, self._effects = self._effects, None
         self.writing += 1
-        self.journal.record(tasks, logs, partial(self._written, done, then_yield), effects)
+        self.journal.record(tasks, logs, partial(self._written, done, then_yield), effects or ())
 
     def _written(
         self, done: Callable[[], None] | None, then_yield: bool, applied: bool | BaseException
@@ -268,12 +290,8 @@ class Execution:
                 done()
             self.stage.schedule()
 
-    def _arm_flush(self) -> None:
-        if self._flush_timer is None and self.outcome is None:
-            self._flush_timer = outside_run(self.loop, self.settings.flush_delay, self._flush_after_delay)
-
-    def _flush_after_delay(self) -> None:
-        self._flush_timer = None
+    def flush_noted(self) -> None:
+        """A moment has passed since something was noted."""
         if self.outcome is None and self.records.has_unwritten:
             self.flush()
 
@@ -317,7 +335,7 @@ class Execution:
     def end_foreign(self, foreign: list[Branch], earliest: int | None) -> bool:
         """Something outside of tasks has kept the run in memory for too long. Whether that was its end."""
         limit = self.settings.foreign_await_limit
-        if any(timer.is_asyncio_timeout for timer in self.branches.timers):
+        if any(timer.is_asyncio_timeout for timer in self.branches.pending_timers()):
             self.end_failed(armed_too_long(limit))
             return True
         if earliest is None and not self.others.waiting:
@@ -335,7 +353,7 @@ class Execution:
         """Leave a line about this run for the developer: in its log and in the process's."""
         notices.warned(self.claim, message)
         if self.outcome is None:
-            digest = f"{self.claim.execution}:{len(self.records.logs)}:{message}"
+            digest = f"{self.claim.execution}:{len(self.records.logs or ())}:{message}"
             self.log(
                 LogRecord(id=f"warning:{digest}"[:200], level="WARN", message=message, at=self.clock.now())
             )
@@ -348,27 +366,26 @@ class Execution:
         """Decide the outcome, commit it, then unwind. The first one decided counts."""
         if self.outcome is not None:
             return
-        if not isinstance(outcome, Completed | Failed):
+        if not isinstance(outcome, _BY_CODE):
             for operation in self.bodies:
                 operation.record.due_at = operation.deadline
                 self.records.changed(operation.record)
         self.outcome = outcome
         self._stop_timers()
         tasks, logs = self.records.take_unwritten()
-        self.journal.close(outcome, tasks, logs).add_done_callback(self._closed, context=self.outside)
+        self.journal.close(outcome, tasks, logs, self._closed)
 
-    def _closed(self, future: asyncio.Future[bool]) -> None:
-        error = future.exception()
-        if error is not None:
+    def _closed(self, closed: bool | BaseException) -> None:
+        if isinstance(closed, BaseException):
             assert self.outcome is not None
-            notices.unrecorded(self.claim, error)
+            notices.unrecorded(self.claim, closed)
             if not isinstance(self.outcome, Failed | JobMissing):
-                self.outcome = self.records.failure(error)
-                self.journal.close(self.outcome, [], []).add_done_callback(self._closed, context=self.outside)
+                self.outcome = self.records.failure(closed)
+                self.journal.close(self.outcome, (), (), self._closed)
                 return
-        elif not future.result():
+        elif not closed:
             self.outcome = "the run was taken away meanwhile"  # `_finish` gives the slot back
-        elif self.outcome is not None and not isinstance(self.outcome, str):
+        elif self.outcome is not None and not isinstance(self.outcome, str | Completed):
             notices.ended(self.claim, self.outcome, self.records)
         self._unwind()
 
@@ -389,11 +406,12 @@ class Execution:
 
     def _stop_timers(self) -> None:
         self.stage.stop()
-        for timer in (self._flush_timer, self._limit_timer):
-            if timer is not None:
-                timer.cancel()
+        self._flushes.discard(self)
+        if self._limit_timer is not None:
+            self._limit_timer.cancel()
 
-    def _main_done(self, main: asyncio.Task[Any]) -> None:
+    def main_done(self, main: asyncio.Task[Any]) -> None:
+        """The run function has ended by itself, or unwound."""
         if self.outcome is not None:
             if not main.cancelled():
                 main.exception()  # discarded: the outcome is decided
@@ -420,51 +438,26 @@ class Execution:
         await unwinding.dismiss(self.branches.live(), self._alone, self.settings.unwind_limit)
         self._end_as(lambda: self._outcome_of(main))
 
-    async def _run(self, main: Callable[[], Any]) -> Any:
+    async def _run(self, main: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         try:
-            return await main()
+            return await main(*args)
         except SystemExit as stop:  # asyncio would let it end the whole process
             return Exit(stop)
 
     def _outcome_of(self, main: asyncio.Task[Any]) -> Completed | Failed:
         if main.cancelled():
-            return self.failed(asyncio.CancelledError("the run function was cancelled by its own code"))
+            return failed(self, asyncio.CancelledError("the run function was cancelled by its own code"))
         if (error := main.exception()) is not None:
-            return self.failed(error)
+            return failed(self, error)
         for key in self.records.missed():
             self.warn(
                 f"task {key!r} was recorded before, and this execution didn't come to it: was its key renamed, or its code "
                 "removed? A task under a new key runs anew"
             )
-        for site in self._unawaited.values():
+        for site in self.unawaited.values():
             self.warn(f"the io call at {at(site)} was never awaited, so it did nothing: write `await`")
         value = main.result()
-        return self.failed(value.error) if isinstance(value, Exit) else self.completion(value)
-
-    def failed(self, error: BaseException) -> Failed:
-        """The outcome of a run function that `error` left; the job's `retry` may give it another execution."""
-        self.records.undo_last_interruptions()
-        outcome = self.records.failure(error)
-        retry = self.job.retry
-        if retry is None or not retry.applies_to(error):
-            return outcome
-        delay = retry.next_delay_ms(self.claim.failures + 1, self.random.random())
-        return (
-            outcome if delay is None else msgspec.structs.replace(outcome, retry_at=self.clock.now() + delay)
-        )
-
-    def completion(self, value: Any) -> Completed | Failed:
-        """The outcome of a run function that returned `value`."""
-        try:
-            encoded = self.job.output_codec.encode(
-                value,
-                where=f"the return value of job {self.claim.job_id!r}",
-                limit=self.settings.limits.run_output_bytes_max,
-                setting="limits.run_output_bytes_max",
-            )
-        except PerdureError as error:
-            return self.records.failure(error)
-        return Completed(encoded.json, encoded.types)
+        return failed(self, value.error) if isinstance(value, Exit) else completion(self, value)
 
     def _unwind(self) -> None:
         live = self.branches.live()
@@ -483,7 +476,7 @@ class Execution:
         self._finish(is_clear=not stuck and self._sync_run is None)
 
     def _finish(self, *, is_clear: bool) -> None:
-        if isinstance(self.outcome, str | TimedOut):
+        if type(self.outcome) in _SLOT_IS_HELD:
             self.journal.release()
         self._on_finished(self)
         # Clear of code: cut what leads back here, so that memory is free at once and nothing is left to collect. Once: a
@@ -491,7 +484,8 @@ class Execution:
         if is_clear and self._main is not None:
             self._main = None
             self.stage.part()
-            self.others.part()
+            if self._others is not None:
+                self._others.part()
 
 
 def _nobody(_: Execution) -> None:

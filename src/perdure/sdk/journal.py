@@ -5,7 +5,6 @@ An executor never touches storage: `Source` hands it runs, and the `Journal` of 
 
 from __future__ import annotations
 
-from asyncio import Future
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
@@ -34,10 +33,12 @@ class Journal(Protocol):
         """
         ...
 
-    def close(self, outcome: Outcome, tasks: Sequence[TaskRecord], logs: Sequence[LogRecord]) -> Future[bool]:
-        """End the execution: its last records and its outcome in one transaction. Result and errors as for `record`.
+    def close(
+        self, outcome: Outcome, tasks: Sequence[TaskRecord], logs: Sequence[LogRecord], told: Told
+    ) -> None:
+        """End the execution: its last records and its outcome in one transaction. Starts at once.
 
-        Starts at once, whether or not the future is awaited. Never cancelled by the executor.
+        `told` gets what `record` tells. After an exception the execution still holds its run, and may end in another way.
         """
         ...
 

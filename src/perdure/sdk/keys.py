@@ -15,7 +15,7 @@ from json.encoder import encode_basestring
 from typing import Any, TypeAlias, cast
 
 from perdure.errors import LimitExceededError, UsageError
-from perdure.ids import TaskId, encode_bytes
+from perdure.ids import TaskId, task_id
 from perdure.limits import DEFAULT_LIMITS
 
 Key: TypeAlias = str | Sequence[Any]
@@ -28,7 +28,16 @@ _SAFE = 2**53
 def idempotency_key(
     run_id: str, parent_id: str | None, key: Key, *, chars_max: int = DEFAULT_LIMITS.key_chars_max
 ) -> str:
-    """The 64 hex characters by which a task of a run is found; `parent_id` is None outside every task.
+    """The 64 hex characters by which a task of a run is found. Errors as for `task_ids`."""
+    return task_ids(run_id, parent_id, key, chars_max)[0]
+
+
+def task_ids(
+    run_id: str, parent_id: str | None, key: Key, chars_max: int = DEFAULT_LIMITS.key_chars_max
+) -> tuple[str, TaskId]:
+    """The idempotency key of a task, and its id, which follows from it: the same task has the same id in every execution.
+
+    Hot. `parent_id` is None outside every task.
 
     Raises:
         UsageError: the key is empty, holds a NUL or a lone surrogate, or a part of it is no JSON value.
@@ -38,16 +47,12 @@ def idempotency_key(
     if not text or len(text) > chars_max or "\0" in text:
         _refuse(text, key, chars_max)
     try:
-        return sha256(f"{run_id}:{parent_id or ''}:{text}".encode()).hexdigest()
+        digest = sha256(f"{run_id}:{parent_id or ''}:{text}".encode()).digest()
     except UnicodeEncodeError:
         raise UsageError(
             f"the key {key!r} holds a lone surrogate, which is no character; remove it"
         ) from None
-
-
-def task_id(idempotency_key: str) -> TaskId:
-    """ "task_" and 26 characters, of five bits of each of the first 26 bytes: the same task has the same id in every execution."""
-    return TaskId("task_" + encode_bytes(bytes.fromhex(idempotency_key[:52])))
+    return digest.hex(), task_id(digest)
 
 
 def display_key(key: Key) -> str:

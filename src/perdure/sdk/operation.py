@@ -18,7 +18,7 @@ from perdure.schema.runs import Task, TaskStatus
 
 from .branches import Branch, OperationFuture, operation_future
 from .call_sites import CallSite, at
-from .keys import Key, display_key, idempotency_key, task_id
+from .keys import Key, display_key, task_ids
 from .retry import Retry
 from .scope import Scope
 from .texts import check_text
@@ -85,11 +85,6 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
         if self.timeout is not None:
             to_ms(self.timeout, "task option timeout")
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether nothing was given (the common case)."""
-        return self is NO_OPTIONS
-
     def details(self, where: str, limits: Limits) -> str | None:
         """JSON of what is only shown; None if nothing of it was given."""
         shown = {
@@ -104,6 +99,8 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 NO_OPTIONS = TaskOptions()
+
+_PENDING = TaskStatus.PENDING
 
 
 def wait_options(**params: Any) -> TaskOptions:
@@ -127,29 +124,28 @@ def open_operation(
         LimitExceededError: the key is too long, or the run has too many tasks.
     """
     records, limits = execution.records, execution.settings.limits
-    idempotency = idempotency_key(
-        execution.claim.run_id, scope.parent_id, key, chars_max=limits.key_chars_max
-    )
+    parent_id = scope.parent_id
+    idempotency, task = task_ids(execution.claim.run_id, parent_id, key, limits.key_chars_max)
     if (first := scope.note_call(idempotency, site)) is not site:
         raise DuplicateKeyError(key=display_key(key), first=at(first), second=at(site))
-    task = task_id(idempotency)
     record = records.open(task)
     if record is None:
         shown = display_key(key)
+        count = len(records)
         record = records.add(
             TaskRecord(
                 id=task,
                 idempotency_key=idempotency,
                 key=shown,
                 name=name or shown,
-                status=TaskStatus.PENDING,
-                position=len(records),
+                status=_PENDING,
+                position=count,
                 opened=execution.stage.reached,
-                parent_id=scope.parent_id,
-                details=None if options.is_plain else options.details(f"task {shown!r}", limits),
+                parent_id=parent_id,
+                details=None if options is NO_OPTIONS else options.details(f"task {shown!r}", limits),
             )
         )
-        if len(records) == limits.tasks_per_run_warn:
+        if count + 1 == limits.tasks_per_run_warn:
             execution.warn(
                 f"the run has {len(records):,} tasks: every resumption goes through all of them. Divide the work among "
                 f"several runs (past {limits.tasks_per_run_max:,} it fails)"

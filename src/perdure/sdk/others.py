@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from perdure.errors import PerdureError
-from perdure.schema.effects import EventWait, Resolution, RunEffect
+from perdure.schema.effects import EventWait, Resolution
 from perdure.schema.execution import Suspended, TaskRecord, Yielded
 from perdure.schema.runs import TaskStatus
 
@@ -56,27 +56,18 @@ class Others:
     Attributes:
         wakes: how many it has seen.
         waiting: operations parked for others.
-        effects: what the platform is to do in the transaction of the next write, which has to follow in the same turn.
         event_seen: when the last event arrived that a wait of the run was given.
-        replayed: when the first body of this execution began (loop time): until then it has replayed.
     """
 
-    # fmt: off
-    __slots__ = (
-        "_execution", "_lingering_since", "_started", "_waiters", "effects", "event_seen", "replayed", "waiting", "wakes",
-    )
-    # fmt: on
+    __slots__ = ("_execution", "_lingering_since", "_waiters", "event_seen", "waiting", "wakes")
 
     def __init__(self, execution: Execution) -> None:
         self._execution = execution
         self.wakes = execution.claim.wakes
         self.waiting: dict[Operation, Waiting] = {}
-        self.effects: list[RunEffect] = []
         self.event_seen = 0
         self._waiters: dict[str, Operation] = {}
         self._lingering_since: float | None = None
-        self._started = execution.loop.time()
-        self.replayed: float | None = None
 
     def resolved(self, resolution: Resolution) -> None:
         """Somebody else has completed a task of the run. Hot: once per child."""
@@ -131,7 +122,7 @@ class Others:
         execution = self._execution
         if waiting is None or waiting.event is None or execution.outcome is not None or execution.yielding:
             return
-        self.effects.append(waiting.event)
+        execution.ask(waiting.event)
         execution.note(operation.record)
         execution.flush()
 
@@ -164,13 +155,14 @@ class Others:
             open_waits += left
             if waiting.event is not None:
                 events.append(waiting.event)
-        until = self._execution.loop.time() if self.replayed is None else self.replayed
+        execution = self._execution
+        until = execution.loop.time() if execution.replayed is None else execution.replayed
         return Suspended(
             wake_at,
             wakes=self.wakes,
             open_waits=open_waits,
             waits=tuple(events),
-            replay_ms=int((until - self._started) * 1000) + 1,
+            replay_ms=int((until - execution.began) * 1000) + 1,
             waits_for_all=branches == 1,
         )
 
@@ -201,7 +193,7 @@ class Plan:
     options: TaskOptions = NO_OPTIONS
 
     def begin(self, execution: Execution, operation: Operation) -> Iterator[None]:
-        """Record the task as waiting (`start_waiting`), unless it is already, and append to `execution.others.effects`.
+        """Record the task as waiting (`start_waiting`), unless it is already, and have `execution.ask`.
 
         What has been done until a `yield` is durable when that returns; without one it goes out with the next write. A
         PerdureError fails the task.

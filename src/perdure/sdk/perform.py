@@ -15,7 +15,7 @@ from perdure.schema.runs import TaskStatus
 from .branches import Branch
 from .call_sites import CallSite
 from .deadlines import Deadline
-from .functions import FunctionFacts, facts_of, merge_options
+from .functions import facts_of, merge_options
 from .keys import Key
 from .operation import NO_OPTIONS, Operation, TaskOptions, open_operation
 from .others import Plan, settle_other
@@ -32,12 +32,14 @@ REFUSALS_MAX = 1_000
 """Io calls of one branch after the end of the execution that are answered with the Signal; then it is stopped for good."""
 
 
+_PENDING = TaskStatus.PENDING
+
 _stopped: list[asyncio.Future[None]] = []
 
 
 def enter(execution: Execution, site: CallSite) -> Scope:
     """The caller's scope; errors as Execution.enter. The call made at `site` has been awaited."""
-    execution.awaited(site)
+    execution.unawaited.pop(id(site), None)
     if get_ident() != execution.thread:
         raise UsageError(
             "io is used in a thread: it works on the event loop only. Return from the thread what it has worked out, and "
@@ -71,23 +73,47 @@ async def run_task(
     facts = facts_of(fn)
     options = merge_options(facts.options, given) if given else facts.options
     codec = facts.codec if options.output is None else codec_for(options.output)
-    operation = open_operation(
-        execution, key, options.name, options, scope, execution.branches.current(scope), site
-    )
+    branch = execution.branches.current(scope)
+    operation = open_operation(execution, key, options.name, options, scope, branch, site)
     record = operation.record
     try:
         if record.seq is not None or record.interrupted is not None:
             return await replay(execution, operation, codec, is_task=True)
         if execution.yielding:
             await leave_if_yielding(execution, operation)
-        due = first_due(operation, options)
+        due = None if options is NO_OPTIONS and record.status is _PENDING else first_due(operation, options)
         while True:
             if due is not None:
                 await park(execution, operation, due)
             if execution.yielding:
                 await leave_if_yielding(execution, operation)
             try:
-                value = await _attempt(execution, operation, fn, args, options, facts)
+                begin(execution, operation, options)
+                if execution.writes_before_bodies:
+                    execution.flush(operation.release)
+                    await blocked(execution, operation)
+                # The body, in its scope. Not in a coroutine of its own, which would cost as much as all of this.
+                body = Scope(execution, operation)
+                token = current_scope.set(body)
+                branch.enter(body)
+                cancelling = branch.task.cancelling()
+                try:
+                    if operation.deadline is None:
+                        value = await (fn(*args) if facts.is_async else _in_thread(execution, fn, args))
+                    else:
+                        with Deadline(execution, operation.deadline):
+                            value = await (fn(*args) if facts.is_async else _in_thread(execution, fn, args))
+                except asyncio.CancelledError as cancelled:
+                    _refuse_of_nobody(execution, branch, cancelled)
+                    raise
+                finally:
+                    branch.leave(body)
+                    current_scope.reset(token)
+                    execution.bodies.pop(operation, None)
+                    record.absorbed = branch.task.cancelling() > cancelling
+                    if body.branches and execution.outcome is None:
+                        await _cancel_left_behind(execution, body.branches)
+                    body.ended = True
                 if execution.outcome is not None:
                     execution.check()
                 result = settle(execution, operation, value, codec)
@@ -106,6 +132,12 @@ async def run_task(
         raise
 
 
+def _refuse_of_nobody(execution: Execution, branch: Branch, cancelled: asyncio.CancelledError) -> None:
+    """Raise RuntimeError if nobody cancelled this branch: its body let a CancelledError of something else escape."""
+    if branch.task.cancelling() == 0 and execution.outcome is None:
+        raise RuntimeError("the body of the task raised CancelledError by itself") from cancelled
+
+
 async def failed_attempt(
     execution: Execution, operation: Operation, error: BaseException, options: TaskOptions
 ) -> tuple[int | None, BaseException]:
@@ -118,46 +150,6 @@ async def failed_attempt(
             verdict = raised
         execution.check()
     return decide_retry(execution, operation, error, options, verdict)
-
-
-async def _attempt(
-    execution: Execution,
-    operation: Operation,
-    fn: Callable[..., Any],
-    args: tuple[Any, ...],
-    options: TaskOptions,
-    facts: FunctionFacts,
-) -> Any:
-    begin(execution, operation, options)
-    if execution.writes_before_bodies:
-        execution.flush(operation.release)
-        await blocked(execution, operation)
-    branch = operation.branch
-    assert branch is not None
-    scope = Scope(execution, operation)
-    token = current_scope.set(scope)
-    branch.bodies.append(scope)
-    cancelling = branch.task.cancelling()
-    deadline = Deadline(execution, operation.deadline) if operation.deadline is not None else None
-    try:
-        if deadline is None:
-            return await (fn(*args) if facts.is_async else _in_thread(execution, fn, args))
-        with deadline:
-            return await (fn(*args) if facts.is_async else _in_thread(execution, fn, args))
-    except asyncio.CancelledError as cancelled:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling() == 0 and execution.outcome is None:
-            # Nobody cancelled this branch: the body itself let a CancelledError of something else escape.
-            raise RuntimeError("the body of the task raised CancelledError by itself") from cancelled
-        raise
-    finally:
-        branch.bodies.remove(scope)
-        current_scope.reset(token)
-        execution.bodies.pop(operation, None)
-        operation.record.absorbed = branch.task.cancelling() > cancelling
-        if scope.branches and execution.outcome is None:
-            await _cancel_left_behind(execution, scope.branches)
-        scope.ended = True
 
 
 async def _in_thread(execution: Execution, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:

@@ -27,6 +27,10 @@ class Platform(Protocol):
         """A job was defined after connecting: events sent from now on start it. From any thread."""
         ...
 
+    async def send_event(self, event: EventRecord) -> Event:
+        """As `send`, of one: very many may be on their way at once, each in a call of its own."""
+        ...
+
     async def send(self, events: Sequence[EventRecord]) -> list[Event]:
         """Store events with the runs they cause; a known id returns what is stored."""
         ...

@@ -23,15 +23,16 @@ class Records:
     Attributes:
         expected: what a replay comes to, as (moment, record): a completion or interruption at `seq` has the moment 2 * seq,
             the first appearance of a task at `opened` 2 * opened + 1.
-        logs: log lines that aren't written yet.
+        unwritten: records that go out with the next write, by id.
+        logs: log lines that aren't written yet, if there are any.
         has_unwritten_values: a value was remembered (a uuid, the time) that isn't durable yet, and nobody outside may see.
         output_bytes: size of all outputs together (characters of JSON; those a claim left out don't count).
     """
 
     # fmt: off
     __slots__ = (
-        "_by_id", "_limits", "_opened", "_seq", "_unwritten", "expected", "has_unwritten_values", "logs",
-        "output_bytes",
+        "_by_id", "_limits", "_opened", "_seq", "expected", "has_unwritten_values", "logs",
+        "output_bytes", "unwritten",
     )
     # fmt: on
 
@@ -44,10 +45,11 @@ class Records:
             if claimed
             else 0
         )
-        self._opened: set[str] = set()
+        # Kept while something is expected: see `is_moot`.
+        self._opened: set[str] | None = set() if claimed else None
         self.output_bytes = sum(len(record.output or "") for record in claimed) if claimed else 0
-        self._unwritten: dict[str, TaskRecord] = {}
-        self.logs: list[LogRecord] = []
+        self.unwritten: dict[str, TaskRecord] = {}
+        self.logs: list[LogRecord] | None = None
         self.has_unwritten_values = False
 
     def __len__(self) -> int:
@@ -55,7 +57,8 @@ class Records:
 
     def open(self, id: str) -> TaskRecord | None:
         """The record of a task that the run's code has come to; None if it is new."""
-        self._opened.add(id)
+        if self._opened is not None:
+            self._opened.add(id)
         return self._by_id.get(id)
 
     def add(self, record: TaskRecord) -> TaskRecord:
@@ -77,11 +80,17 @@ class Records:
 
     def changed(self, record: TaskRecord) -> None:
         """`record` goes out with the next write."""
-        self._unwritten[record.id] = record
+        self.unwritten[record.id] = record
+
+    def log(self, line: LogRecord) -> None:
+        """`line` goes out with the next write."""
+        if self.logs is None:
+            self.logs = []
+        self.logs.append(line)
 
     @property
     def has_unwritten(self) -> bool:
-        return bool(self._unwritten or self.logs)
+        return bool(self.unwritten or self.logs)
 
     def next_seq(self) -> int:
         self._seq += 1
@@ -91,7 +100,7 @@ class Records:
         """Whether what was expected of `record` at `moment` has come, or can't come any more in this execution."""
         seq = _position(record)
         if moment % 2:
-            if record.id in self._opened:
+            if self._opened is not None and record.id in self._opened:
                 return True
         elif seq != moment // 2:
             return True
@@ -123,6 +132,8 @@ class Records:
         It may take another way, so what the last one interrupted may run now.
         """
         below = [other for other in self._by_id.values() if self._is_under(other, record.id)]
+        if self._opened is None:
+            self._opened = set()
         for other in below:
             self._opened.discard(other.id)
             if other.interrupted is not None:
@@ -188,11 +199,11 @@ class Records:
     def take_unwritten(self) -> tuple[list[TaskRecord], Sequence[LogRecord]]:
         """What changed since it was last taken."""
         # Copies: the records go on changing while a store's thread reads what was handed over.
-        tasks = [_copied(record) for record in self._unwritten.values()]
-        self._unwritten.clear()
+        tasks = [_copied(record) for record in self.unwritten.values()]
+        self.unwritten.clear()
         if not self.logs:
             return tasks, ()
-        logs, self.logs = self.logs, []
+        logs, self.logs = self.logs, None
         return tasks, logs
 
 

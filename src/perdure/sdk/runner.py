@@ -18,6 +18,7 @@ from .branches import BranchWatch
 from .context import EnvironmentContext, context_of
 from .execution import Execution
 from .failures import describe_error
+from .flushes import Flushes
 from .integrations.auth import run_sync_with_integrations, run_with_integrations
 from .io import IO
 from .journal import Journal, Source
@@ -69,9 +70,11 @@ class Runner:
         self._executions: dict[tuple[str, int], Execution] = {}
         # What came for runs that are claimed and on their way here: their claims don't have it.
         self._early: dict[tuple[str, int], list[Resolution]] = {}
+        self._on_finished = self._finished  # one object for all executions
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._outside = Context()
+        self._flushes = Flushes(self._loop, settings.flush_delay, self._outside)
         self._pulling: asyncio.Task[None] | None = None
         self._watch: BranchWatch | None = None
         self._watchdog = Watchdog(self._blocked) if watch_loop else None
@@ -101,13 +104,13 @@ class Runner:
                 except Exception as error:  # noqa: BLE001 - nothing of one run may stop the others
                     _log.exception("run %s could not be started", claim.run_id)
                     self._give_up(claim, journal, error)
+            del claims  # or they would live until the next ones come
 
     def _execute(self, claim: Claim, journal: Journal) -> None:
         job = self._client.find_job(claim.job_id)
         if job is None:
             _log.warning("run %s waits: its job %r isn't defined in this process", claim.run_id, claim.job_id)
-            closing = journal.close(JobMissing(), [], [])
-            closing.add_done_callback(lambda closed: _release_if_refused(closed, journal))
+            journal.close(JobMissing(), (), (), partial(_release_if_refused, journal))
             return
         execution = Execution(
             claim,
@@ -119,7 +122,8 @@ class Runner:
             settings=self._settings,
             threads=self._bodies,
             outside=self._outside,
-            on_finished=self._finished,
+            flushes=self._flushes,
+            on_finished=self._on_finished,
         )
         self._executions[claim.run_id, claim.execution] = execution
         for resolution in self._early.pop((claim.run_id, claim.execution), ()):
@@ -137,10 +141,8 @@ class Runner:
         inside.run(current_scope.set, root)
         if job.is_async:
             io = IO(execution, self._client)
-            main = partial(job.fn, payload, io, context)
-            if job.integrations:
-                main = partial(run_with_integrations, execution, payload, io, context)
-            execution.start(main, inside, root)
+            main = partial(run_with_integrations, execution) if job.integrations else job.fn
+            execution.start(main, (payload, io, context), inside, root)
         else:
             run = SyncRun(execution, self._sync_runs)
             sync_io = SyncIO(run, self._client)
@@ -232,7 +234,7 @@ class Runner:
                     await self._changed.wait()
 
 
-def _release_if_refused(closed: asyncio.Future[bool], journal: Journal) -> None:
+def _release_if_refused(journal: Journal, closed: bool | BaseException) -> None:
     """The run was taken away while nobody executed it: its slot is free."""
-    if not closed.cancelled() and closed.exception() is None and not closed.result():
+    if closed is False:
         journal.release()

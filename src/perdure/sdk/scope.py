@@ -25,7 +25,7 @@ class Scope:
         seen: idempotency key → call site of what was started here, to refuse a key used twice.
         ended: the body has returned or failed; nothing may be started in it any more.
         counts: how often each log line was written here, to tell its occurrences apart.
-        branches: branches that were started here and live.
+        branches: branches that were started here and live; not kept in the run function's.
     """
 
     __slots__ = ("branches", "counts", "ended", "execution", "operation", "seen")

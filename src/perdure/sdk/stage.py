@@ -14,7 +14,7 @@ timer armed by the run's code is pending. Then, and only then, may it be put dow
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from .branches import Branch, is_runnable, is_waking, outside_run, waits_inside_run
@@ -46,16 +46,18 @@ class Stage:
     )
     # fmt: on
 
-    def __init__(self, execution: Execution, expected: Iterable[tuple[int, TaskRecord]]) -> None:
+    def __init__(self, execution: Execution, expected: Sequence[tuple[int, TaskRecord]]) -> None:
         self._execution = execution
         self._loop = execution.loop
         self._order = 0
-        self._expected: list[tuple[int, int, TaskRecord]] = []
+        # This and the next two are made when there is something in them: most executions need none of them.
+        self._expected: list[tuple[int, int, TaskRecord]] | None = None
         self._delivered: set[int] | None = None  # kept while something is expected
-        self.expect(expected)
+        if expected:
+            self.expect(expected)
         self.reached = 0
         """The position in the run's history that its code has seen: the highest number delivered."""
-        self._gates: list[tuple[int, int, Callable[[], None], bool]] = []
+        self._gates: list[tuple[int, int, Callable[[], None], bool]] | None = None
         self.parked: dict[Operation, int | None] = {}
         """Operations that can't complete now → instant at which they can, None for not by themselves."""
         self.deadlines: dict[object, int] = {}
@@ -84,26 +86,23 @@ class Stage:
 
     def branch_blocked(self, branch: Branch) -> None:
         """`branch` is about to await the future of an io call."""
-        self._forget(branch)
-        self.schedule()
-
-    def branch_ended(self, branch: Branch) -> None:
-        self._forget(branch)
-        self.schedule()
-
-    def _forget(self, branch: Branch) -> None:
         self._free.pop(branch, None)
-        self._asleep.pop(branch, None)
+        if self._asleep:
+            self._asleep.pop(branch, None)
+        self.schedule()
+
+    branch_ended = branch_blocked
 
     def schedule(self) -> None:
         """Something happened: have a look once it has settled. Nothing to do while all branches are under way."""
         if self._stopped:
             return
-        self._settled = 0
-        self._poll_delay = _POLL_SECONDS[0]
         execution = self._execution
-        if (self.parked or self._gates or execution.yielding) and not execution.is_sync:
-            self._look_next_turn()
+        if self.parked or self._gates or execution.yielding:
+            self._settled = 0
+            self._poll_delay = _POLL_SECONDS[0]
+            if not execution.is_sync:
+                self._look_next_turn()
 
     def _look_next_turn(self) -> None:
         if not self._scheduled:
@@ -116,27 +115,37 @@ class Stage:
             return False
         if (self._gates and self._gates[0][0] < seq) or (self._expected and self._is_preceded(seq)):
             return False
-        self._deliver(seq)
+        if seq > self.reached and not self._expected:
+            self.reached = seq
+        else:
+            self._deliver(seq)
         return True
 
     def expect(self, moments: Iterable[tuple[int, TaskRecord]]) -> None:
         """What of the run's history the code is to come to (again); see Records.expected."""
+        if self._expected is None:
+            self._expected = []
         for moment, record in moments:
             self._expected.append((moment, self._next_in_order(), record))
             if self._delivered is None:
-                self._delivered = set()
+                self._delivered = set[int]()
             elif moment % 2 == 0:
                 self._delivered.discard(moment // 2)
         heapq.heapify(self._expected)
 
     def deliver(self, seq: int, release: Callable[[], None]) -> None:
         """Call `release` when the completion numbered `seq` is next."""
-        heapq.heappush(self._gates, (seq, self._next_in_order(), release, False))
-        self.schedule()
+        self._add_gate((seq, self._next_in_order(), release, False))
 
     def interrupt(self, seq: int, release: Callable[[], None]) -> None:
         """As `deliver`, but not held back by a yield: it is what a body that the yield waits for has to be told."""
-        heapq.heappush(self._gates, (seq, self._next_in_order(), release, True))
+        self._add_gate((seq, self._next_in_order(), release, True))
+
+    def _add_gate(self, gate: tuple[int, int, Callable[[], None], bool]) -> None:
+        if self._gates is None:
+            self._gates = [gate]
+        else:
+            heapq.heappush(self._gates, gate)
         self.schedule()
 
     def _next_in_order(self) -> int:
@@ -150,7 +159,7 @@ class Stage:
     def stop(self) -> None:
         """Nothing is delivered any more."""
         self._stopped = True
-        self._gates.clear()
+        self._gates = None
         for future, callback in self._asleep.values():
             future.remove_done_callback(callback)  # it may outlive the run by far
         if self._poll is not None:
@@ -176,7 +185,7 @@ class Stage:
         if self._settled < SETTLING_TURNS:
             self._look_next_turn()
             return
-        if execution.yielding:
+        if execution.yielding and self._gates:
             self._gates = [gate for gate in self._gates if gate[3]]
             heapq.heapify(self._gates)
         if self._gates:
@@ -268,6 +277,7 @@ class Stage:
 
     def _is_next(self) -> bool:
         """Whether the first gate may open: nothing is expected before it, or nothing older can come any more."""
+        assert self._gates
         first = self._gates[0][0]
         while self._is_preceded(first):
             if self._idle_branches().nothing_moves(self._execution.writing):
@@ -278,6 +288,7 @@ class Stage:
             if now - self._stalled_since < self._execution.settings.foreign_await_limit:
                 return False
             # What was recorded there is not coming (the code has changed, or took another way): give up on that one.
+            assert self._expected
             heapq.heappop(self._expected)
             self._stalled_since = None
         self._stalled_since = None
@@ -288,7 +299,7 @@ class Stage:
         expected = self._expected
         while expected and self._is_moot(expected[0][0], expected[0][2]):
             heapq.heappop(expected)
-        return bool(expected) and expected[0][0] < 2 * seq
+        return expected is not None and bool(expected) and expected[0][0] < 2 * seq
 
     def _is_moot(self, moment: int, record: TaskRecord) -> bool:
         delivered = self._delivered or ()

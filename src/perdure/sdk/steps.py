@@ -68,8 +68,8 @@ def begin(execution: Execution, operation: Operation, options: TaskOptions) -> N
     if options.timeout is not None:
         operation.deadline = deadline or now + to_ms(options.timeout, f"{operation.where}: timeout")
         record.due_at = operation.deadline
-    if execution.others.replayed is None:
-        execution.others.replayed = execution.loop.time()
+    if execution.replayed is None:
+        execution.replayed = execution.loop.time()
     execution.bodies[operation] = None
     execution.note(record)
 
@@ -80,7 +80,8 @@ def settle(execution: Execution, operation: Operation, value: Any, codec: Codec)
     Raises:
         SerializationError, LimitExceededError: it can't be stored, or doesn't fit its annotation.
     """
-    encoded, result = to_output(execution, operation, value, codec)
+    limit = execution.settings.limits.output_bytes_max
+    encoded, result = codec.roundtrip(value, where=operation, limit=limit, setting="limits.output_bytes_max")
     succeed(execution, operation, encoded)
     return result
 
@@ -109,9 +110,7 @@ def succeed(execution: Execution, operation: Operation, encoded: Encoded) -> Non
             "all. Store large data elsewhere and return references"
         )
     if operation.effect is not None:
-        execution.others.effects.append(
-            operation.effect
-        )  # whoever calls this writes the record in the same turn
+        execution.ask(operation.effect)  # whoever calls this writes the record in the same turn
     record.output, record.types = encoded.json, encoded.types
     record.status = _COMPLETED
     record.error = None

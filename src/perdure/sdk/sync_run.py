@@ -10,6 +10,7 @@ with a body that has a time-out: a branch of its own, which is over when its tim
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextvars import Context, ContextVar, copy_context
@@ -191,7 +192,12 @@ class SyncRun:
 
     def await_(self, awaitable: Any) -> Any:
         """The result of a coroutine that runs on the loop."""
-        self.leave_if_over()
+        try:
+            self.leave_if_over()
+        except Signal:
+            if inspect.iscoroutine(awaitable):
+                awaitable.close()  # or it complains, at some other time, that nobody awaited it
+            raise
         return asyncio.run_coroutine_threadsafe(_awaited(awaitable), self._loop).result()
 
     def write(self, operation: Operation, step: Callable[[], object]) -> None:

@@ -44,6 +44,7 @@ __all__ = [
 _dumps = msgspec.json.Encoder().encode
 _loads = msgspec.json.Decoder[Any]().decode
 _ATOMS: Final = frozenset({str, int, float, bool, type(None)})
+"""What JSON alone holds, and what is the same after a round trip."""
 _AS: Final = '"as:'  # type map of a member of a union of models: "as:Page", or "as:" for what is none of them
 _OUTPUT_BYTES_MAX: Final = DEFAULT_LIMITS.output_bytes_max
 
@@ -182,10 +183,13 @@ class Codec:
         setting: str = "limits.output_bytes_max",
     ) -> tuple[Encoded, Any]:
         """As the function `roundtrip`."""
-        encoded = self._measure(*self._dump(value, where), where, limit, setting)
-        if type(value) in _ATOMS:
-            return encoded, value
-        return encoded, self.decode(encoded.json, encoded.types, where=where)
+        if type(value) not in _ATOMS:
+            encoded = self._measure(*self._dump(value, where), where, limit, setting)
+            return encoded, self.decode(encoded.json, encoded.types, where=where)
+        raw, node = self._dump(value, where)
+        if node is not None or len(raw) > limit:
+            return self._measure(raw, node, where, limit, setting), value
+        return Encoded(raw.decode()), value
 
     def _refuse(self, value: Any) -> Any:
         raise RefusedError(_models.refusal(value, self._unresolved))

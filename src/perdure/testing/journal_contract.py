@@ -31,7 +31,7 @@ from perdure.schema.execution import (
     Yielded,
 )
 from perdure.schema.runs import ErrorInfo, RunStatus, TaskStatus
-from perdure.sdk.journal import Journal, Source
+from perdure.sdk.journal import Journal, Source, Told
 
 
 class Carrier(Protocol):
@@ -86,6 +86,22 @@ def write_records(
     journal: Journal, tasks: Sequence[TaskRecord] = (), logs: Sequence[LogRecord] = ()
 ) -> asyncio.Future[bool]:
     """`Journal.record` for who waits: what it tells, as a future."""
+    future, told = _telling()
+    journal.record(tasks, logs, told)
+    return future
+
+
+def close_journal(
+    journal: Journal, outcome: Outcome, tasks: Sequence[TaskRecord] = (), logs: Sequence[LogRecord] = ()
+) -> asyncio.Future[bool]:
+    """`Journal.close` for who waits: what it tells, as a future."""
+    future, told = _telling()
+    journal.close(outcome, tasks, logs, told)
+    return future
+
+
+def _telling() -> tuple[asyncio.Future[bool], Told]:
+    """A future, and what resolves it when it is told."""
     future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
     def told(outcome: bool | BaseException) -> None:
@@ -94,8 +110,7 @@ def write_records(
         else:
             future.set_result(outcome)
 
-    journal.record(tasks, logs, told)
-    return future
+    return future, told
 
 
 class JournalContract:
@@ -155,7 +170,7 @@ class JournalContract:
             claims = await (carrier.source.claim(5) if waiting.cancelled() else waiting)
 
             assert [claim.run_id for claim, _ in claims] == [run_id]
-            assert await claims[0][1].close(Completed("1"), [], [])
+            assert await close_journal(claims[0][1], Completed("1"))
 
     async def test_cancelled_claim_leaves_runs_to_another_that_waits(self, carrier: Carrier) -> None:
         first, second = (asyncio.create_task(carrier.source.claim(1)) for _ in range(2))
@@ -187,7 +202,9 @@ class JournalContract:
             journal, [make_task("a", status=TaskStatus.RUNNING, seq=None, completed_at=None, output=None)], []
         )
         write_records(journal, [make_task("a", output="1")], [])
-        closed = await journal.close(Completed("1"), [make_task("b", position=2, seq=2)], [make_log("bye")])
+        closed = await close_journal(
+            journal, Completed("1"), [make_task("b", position=2, seq=2)], [make_log("bye")]
+        )
 
         assert closed is True
         assert [(task.key, task.status, task.output) for task in await carrier.tasks(claim.run_id)] == [
@@ -235,7 +252,7 @@ class JournalContract:
         for outcome, status in cases:
             claim, journal = await _claimed(carrier)
 
-            assert await journal.close(outcome, [], []) is True, outcome
+            assert await close_journal(journal, outcome) is True, outcome
             assert await carrier.status(claim.run_id) is status, outcome
             assert await write_records(journal, [make_task("late")], []) is False, outcome
             assert await carrier.tasks(claim.run_id) == [], outcome
@@ -243,18 +260,18 @@ class JournalContract:
     async def test_yielded_run_is_claimed_again_with_its_tasks(self, carrier: Carrier) -> None:
         for outcome in (Yielded("shutdown"), Suspended(carrier.now())):
             claim, journal = await _claimed(carrier)
-            await journal.close(outcome, [make_task("a"), make_task("b", position=2, seq=2)], [])
+            await close_journal(journal, outcome, [make_task("a"), make_task("b", position=2, seq=2)], [])
 
             [(again, journal)] = await carrier.source.claim(5)
 
             assert (again.run_id, again.execution) == (claim.run_id, 2)
             assert sorted((task.key, task.output) for task in again.tasks) == [("a", '"a"'), ("b", '"b"')]
-            await journal.close(Completed("1"), [], [])
+            await close_journal(journal, Completed("1"))
 
     async def test_suspended_run_is_claimed_when_it_is_due(self, carrier: Carrier) -> None:
         claim, journal = await _claimed(carrier)
         wake_at = carrier.now() + 50
-        await journal.close(Suspended(wake_at), [], [])
+        await close_journal(journal, Suspended(wake_at))
 
         [(again, _)] = await carrier.source.claim(5)
 
@@ -267,7 +284,7 @@ class JournalContract:
             make_task("kept"),
             make_task("failed", position=2, seq=2, status=TaskStatus.ERRORED, error=ERROR),
         )
-        await journal.close(Failed(ERROR, [failed.id], carrier.now() + 10), [kept, failed], [])
+        await close_journal(journal, Failed(ERROR, [failed.id], carrier.now() + 10), [kept, failed], [])
 
         [(again, _)] = await carrier.source.claim(5)
 
@@ -281,7 +298,7 @@ class JournalContract:
             [],
         )
 
-        await journal.close(Completed("1"), [], [])
+        await close_journal(journal, Completed("1"))
 
         [task] = await carrier.tasks(claim.run_id)
         assert task.status is TaskStatus.CANCELED
@@ -294,13 +311,13 @@ class JournalContract:
         [(again, successor)] = await carrier.source.claim(5)
 
         recorded = await write_records(journal, [make_task("late")], [make_log("late")])
-        closed = await journal.close(Completed("1"), [make_task("late")], [])
+        closed = await close_journal(journal, Completed("1"), [make_task("late")], [])
 
         assert (recorded, closed) == (False, False)
         assert again.execution > claim.execution
         assert await carrier.tasks(claim.run_id) == []
         assert await carrier.status(claim.run_id) is RunStatus.EXECUTING
-        assert await successor.close(Completed("1"), [], []) is True
+        assert await close_journal(successor, Completed("1")) is True
 
     async def test_cancelled_run_is_revoked_and_its_execution_can_write_nothing(
         self, carrier: Carrier
@@ -321,7 +338,7 @@ class JournalContract:
 
         assert revoked == [(claim.run_id, claim.execution)]
         assert await write_records(journal, [make_task("late")], []) is False
-        assert await journal.close(Completed("1"), [], []) is False
+        assert await close_journal(journal, Completed("1")) is False
         assert await carrier.status(claim.run_id) is RunStatus.CANCELLED
 
     async def test_records_under_way_when_a_run_is_cancelled_are_all_or_nothing(

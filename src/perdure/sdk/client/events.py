@@ -110,7 +110,7 @@ class ClientEvents(Connection):
         """
         platform = self._sender(all_have_ids=bool(options.get("id")))
         record = self._record(self.event(name, payload, **options))
-        [event] = await platform.send((record,))
+        event = await platform.send_event(record)
         self._look_for_runs(event)
         return event
 
