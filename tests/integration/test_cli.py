@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from perdure import IO, Client, Context, event_trigger
 from perdure._version import __version__
 from perdure.cli.main import app
 from perdure.engine.store import ClaimRuns, IngestEvent, MoveRun, NewRun, RecordTasks
@@ -370,6 +371,39 @@ def test_run_that_does_not_execute_tells_why(db: Path):
 
     assert "is paused since 1970-01-01" in shown.stdout
     assert [reason["kind"] for reason in data["reasons"]] == ["paused"]
+
+
+def test_show_tells_what_a_run_was_given_and_says_of_its_progress(db: Path):
+    client = Client(id="shop")
+
+    @client.job(id="pay", trigger=event_trigger(name="pay"), concurrency_key="user")
+    async def pay(payload: dict[str, Any], io: IO, ctx: Context) -> None:
+        await io.create_status("progress", label="Paying", state="loading", data={"done": 1})
+
+    async def main() -> str:
+        async with client.embedded(f"sqlite:///{db.parent / 'shop.db'}"):
+            event = await client.send_event(
+                "pay",
+                {"user": "u1"},
+                tags=["paid", "\x1b[31mred"],
+                metadata={"order": 7},
+                priority=3,
+                account_id="acme",
+            )
+            return (await client.wait_for_run(event.runs[0].id)).id
+
+    run_id = asyncio.run(main())
+
+    shown = perdure("runs", "show", run_id, "--db", db.parent / "shop.db").stdout
+
+    assert "no. 1 of its job" in shown
+    assert "priority 3, account acme, concurrency key u1, tags paid, \\x1b[31mred" in shown
+    assert 'metadata {"order":7}' in shown
+    assert 'status Paying  loading  {"done":1}' in shown
+    assert "\x1b" not in shown
+    tagged = perdure("runs", "list", "--db", db.parent / "shop.db", "--tag", "paid", "--tag", "\x1b[31mred")
+    assert run_id in tagged.stdout
+    assert "no runs" in perdure("runs", "list", "--db", db.parent / "shop.db", "--tag", "other").stdout
 
 
 @pytest.mark.parametrize("command", [[], ["runs"], ["runs", "list"], ["runs", "show"]])

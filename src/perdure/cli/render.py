@@ -18,6 +18,7 @@ from rich.tree import Tree
 
 from perdure.schema.reasons import Ended, Executing, Reason
 from perdure.schema.runs import ErrorInfo, Log, Run, RunStatus, Task, TaskStatus
+from perdure.schema.statuses import StatusRecord
 
 VALUE_CHARS_MAX = 300
 
@@ -26,6 +27,7 @@ _JSON_ITEM = re.compile(r'(?:"(?:[^"\\]|\\.)*"?|[^",])*,?', re.DOTALL)
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _LEVEL_STYLES = {"DEBUG": "dim", "INFO": "cyan", "WARN": "yellow", "WARNING": "yellow", "ERROR": "red"}
+_STATE_STYLES = {"loading": "blue", "success": "green", "failure": "red"}
 
 
 class RunTree:
@@ -36,6 +38,7 @@ class RunTree:
         annotations: a remark by task id, shown at the task ("before the kill"); None for none.
         stacks: also show the stack of each error.
         reasons: why it isn't executing; shown unless it has ended, or is.
+        statuses: what it says of its progress.
     """
 
     def __init__(
@@ -45,8 +48,10 @@ class RunTree:
         annotations: Mapping[str, str] | None = None,
         stacks: bool = False,
         reasons: Sequence[Reason] = (),
+        statuses: Sequence[StatusRecord] = (),
     ) -> None:
         self._run = run
+        self._statuses = statuses
         self._reasons = [reason for reason in reasons if not isinstance(reason, Ended | Executing)]
         self._annotations = annotations or {}
         self._stacks = stacks
@@ -56,6 +61,10 @@ class RunTree:
         tree = Tree(self._title(), guide_style="dim")
         if run.payload is not None:
             tree.add(_value_lines("payload ", run.payload, options))
+        if run.metadata:
+            tree.add(_value_lines("metadata ", run.metadata, options))
+        for status in self._statuses:
+            tree.add(_status_line(status))
         self._grow(tree, options)
         if run.error is not None:
             tree.add(self._error(run.error, "run failed: "))
@@ -69,7 +78,8 @@ class RunTree:
 
     def _title(self) -> Text:
         run = self._run
-        facts = [f"created {show_moment(run.created_at)}"]
+        facts = [f"no. {run.number} of its job"] if run.number else []
+        facts.append(f"created {show_moment(run.created_at)}")
         if run.execution_duration:
             facts.append(f"{show_duration(run.execution_duration)} executing")
         if run.started_at and run.completed_at:
@@ -78,6 +88,16 @@ class RunTree:
             facts.append(f"goes on at {show_moment(run.wake_at)}")
         if run.is_test:
             facts.append("test")
+        if run.priority:
+            facts.append(f"priority {run.priority}")
+        for name, value in (
+            ("account", run.account_id),
+            ("concurrency key", run.concurrency_key),
+            ("tags", ", ".join(run.tags)),
+            ("a child of", run.parent_run_id),
+        ):
+            if value:
+                facts.append(f"{name} {plain(value)}")
         return Text.assemble(
             (run.id, "bold"),
             "  ",
@@ -400,6 +420,15 @@ def _value_lines(title: str, value: Any, options: ConsoleOptions) -> Text:
     return Text.assemble(
         (title, "dim"), ("\n" + " " * len(title)).join(lines), overflow="ellipsis", no_wrap=True
     )
+
+
+def _status_line(status: StatusRecord) -> Text:
+    line = _line(("status ", "dim"), (plain(status.label), "bold"))
+    if status.state is not None:
+        line.append(f"  {status.state}", _STATE_STYLES.get(status.state, ""))
+    if status.data is not None:
+        line.append(f"  {show_value(status.data)}", "dim")
+    return line
 
 
 def _log_line(log: Log) -> Text:

@@ -13,10 +13,11 @@ from rich.console import Console
 
 from perdure.engine.reasons import why_not_running
 from perdure.engine.store import RunFilter, RunRow, Store
-from perdure.engine.views import to_run
+from perdure.engine.views import to_run, to_status
 from perdure.errors import UsageError
 from perdure.schema.reasons import Reason
 from perdure.schema.runs import Run, RunStatus
+from perdure.schema.statuses import StatusRecord
 from perdure.sdk.values import view
 
 from .files import open_file
@@ -61,11 +62,16 @@ def list_runs(
         typer.Option("--status", parser=parse_status, metavar="STATUS", help="Only these; can be repeated."),
     ] = None,
     job: Annotated[str | None, typer.Option("--job", metavar="ID", help="Only runs of this job.")] = None,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option("--tag", metavar="TAG", help="Only runs that have this; repeated: all of these."),
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, metavar="NUMBER", help="At most so many.")] = 50,
     as_json: AsJson = False,
 ) -> None:
     """List runs, newest first."""
-    rows = run_command(_load_rows(db, RunFilter(job_id=job, statuses=tuple(status or ()), limit=limit)))
+    wanted = RunFilter(job_id=job, statuses=tuple(status or ()), tags=tuple(tag or ()), limit=limit)
+    rows = run_command(_load_rows(db, wanted))
     runs = [to_run(row, decode=view) for row in rows]
     if as_json:
         _print_json([_in_brief(run) for run in runs])
@@ -88,11 +94,11 @@ def show_run(
     as_json: AsJson = False,
 ) -> None:
     """Show a run as the tree of its tasks."""
-    run, reasons = run_command(_load_run(db, run_id))
+    run, reasons, statuses = run_command(_load_run(db, run_id))
     if as_json:
-        _print_json({**msgspec.structs.asdict(run), "reasons": reasons})
+        _print_json({**msgspec.structs.asdict(run), "reasons": reasons, "statuses": statuses})
     else:
-        _console().print(RunTree(run, stacks=stacks, reasons=reasons))
+        _console().print(RunTree(run, stacks=stacks, reasons=reasons, statuses=statuses))
 
 
 async def _load_rows(db: str, filter: RunFilter) -> list[RunRow]:
@@ -100,8 +106,8 @@ async def _load_rows(db: str, filter: RunFilter) -> list[RunRow]:
         return await store.list_runs(filter)
 
 
-async def _load_run(db: str, run_id: str) -> tuple[Run, list[Reason]]:
-    """The run, and why it isn't executing, as far as the file tells (whether a process is busy, it doesn't)."""
+async def _load_run(db: str, run_id: str) -> tuple[Run, list[Reason], list[StatusRecord]]:
+    """The run, why it isn't executing, as far as the file tells (whether a process is busy, it doesn't), and its statuses."""
     async with open_file(db) as store:
         row = await store.get_run(run_id) or await _find_run(store, run_id, db)
         run = to_run(
@@ -111,7 +117,8 @@ async def _load_run(db: str, run_id: str) -> tuple[Run, list[Reason]]:
             tasks=await store.get_tasks(row.id),
             logs=await store.get_logs(row.id),
         )
-        return run, await why_not_running(store, row.id)
+        statuses = [to_status(status, decode=view) for status in await store.get_statuses(row.id)]
+        return run, await why_not_running(store, row.id), statuses
 
 
 async def _find_run(store: Store, prefix: str, db: str) -> RunRow:
