@@ -46,11 +46,14 @@ _CLOSE_SECONDS = 5.0
 class Database:
     """An open database, shared by the stores of its environments. Closed when the last of them is.
 
-    `on_commit` is called with "before" and "after" around every COMMIT; what it raises counts as raised by the COMMIT.
+    Attributes:
+        on_commit: called with "before" and "after" around every COMMIT; what it raises counts as raised by the COMMIT.
+        conflicts: how many transactions had to be repeated because they were in another's way.
     """
 
     def __init__(self, settings: Settings, node: str) -> None:
         self.on_commit: CommitHook | None = None
+        self.conflicts = 0
         self._settings = settings
         self._node = node
         self._users = 1
@@ -102,6 +105,8 @@ class Database:
                     # The connection had died while it was idle: what was asked on it never began.
                 except _Conflict as error:
                     conflicts += 1
+                    self.conflicts += 1
+                    _log.debug("a transaction is repeated: %s", error)
                     if conflicts == CONFLICTS_MAX:
                         raise translated(error.why) from error.why
 
