@@ -64,7 +64,8 @@ class Embedded:
 
     Args:
         client: whose jobs are executed.
-        url: "sqlite:///relative.db", "sqlite:////absolute/path.db" or ":memory:"; else PERDURE_DATABASE_URL.
+        url: "sqlite:///relative.db", "sqlite:////absolute/path.db" or ":memory:"; "postgresql://user@host/database", which any
+            number of processes may use at once; else PERDURE_DATABASE_URL.
         max_executions: how many runs execute at once.
         threads: threads for task bodies that are plain `def`.
         grace: how long leaving waits for bodies, timedelta or seconds.
@@ -126,7 +127,9 @@ class Embedded:
         if to_ms(lease_seconds, "embedded: lease_seconds") == 0:
             raise UsageError("embedded: lease_seconds must be more than 0")
         self._client = client
-        self._path = sqlite_path(url or os.environ.get("PERDURE_DATABASE_URL"))
+        self._url = url or os.environ.get("PERDURE_DATABASE_URL") or ""
+        self._is_shared = is_postgresql(self._url)
+        self._path = self._url if self._is_shared else sqlite_path(self._url)
         self._clock = clock or SystemClock()
         self._random = random or system_random()
         self._http = http
@@ -139,9 +142,11 @@ class Embedded:
         self._on_commit = on_commit
         self._watch_loop = clock is None if watch_loop is None else watch_loop
         self._inline = inline
-        self._open_store = open_store or self._open_sqlite
+        self._open_store = open_store or (self._open_postgresql if self._is_shared else self._open_sqlite)
         self._divided_from = divided_from
         self._owner = owner or f"{socket.gethostname()}:{os.getpid()}"
+        if self._is_shared and owner is None:  # else a container's next process would renew the leases of its last one
+            self._owner += f":{self._random.getrandbits(32):08x}"
         self._settings = ExecutionSettings(
             linger=linger,
             foreign_await_limit=foreign_await_limit,
@@ -166,6 +171,7 @@ class Embedded:
                 lease_seconds=self._lease_seconds,
                 claim_bytes_max=client.limits.claim_bytes_max,
                 jobs=[job_spec(job) for job in client.all_jobs()],
+                exclusive=not self._is_shared,
                 http=self._http,
                 output_bytes_max=client.limits.output_bytes_max,
                 on_broken=self._broken,
@@ -205,6 +211,13 @@ class Embedded:
             self._path, ENVIRONMENT.id, clock=self._clock, on_commit=self._on_commit, inline=self._inline
         )
 
+    async def _open_postgresql(self) -> Store:
+        from perdure.store.postgresql import PostgresqlStore
+
+        return await PostgresqlStore.open(
+            self._url, ENVIRONMENT.id, clock=self._clock, random=self._random, on_commit=self._on_commit
+        )
+
     async def __aexit__(self, *exc_info: object) -> None:
         if self._engine is not None:
             await asyncio.shield(self._leave(self._grace))
@@ -238,7 +251,13 @@ class Embedded:
     def _broken(self, error: BaseException) -> None:
         if self._crashed:
             return
-        _log.critical("the store at %s is broken and the engine has stopped: %s", self._path, error)
+        where = "postgresql://..." if self._is_shared else self._path
+        _log.critical("the store at %s is broken and the engine has stopped: %s", where, error)
+
+
+def is_postgresql(url: str) -> bool:
+    """Whether a database URL names a PostgreSQL database."""
+    return url.startswith(("postgresql://", "postgres://"))
 
 
 def sqlite_path(url: str | None) -> str:
@@ -259,7 +278,7 @@ def sqlite_path(url: str | None) -> str:
         raise ConfigurationError(f'{url!r} is no database URL: for a SQLite file write "sqlite:///{url}"')
     if scheme in ("postgresql", "postgres"):
         raise ConfigurationError(
-            "PostgreSQL comes with a later release; this one runs on SQLite: sqlite:///jobs.db"
+            "this needs a SQLite file, sqlite:///jobs.db; PostgreSQL is for client.embedded so far"
         )
     if scheme != "sqlite" or not path.startswith("/") or path == "/":
         shown = url if "@" not in url else f"{scheme}://..."

@@ -60,8 +60,6 @@ class _Named:
                         self.runs.add(change.resolve.run_id)
                 case IngestEvent():
                     self._make(change.runs)
-                    if change.edit_before is not None:
-                        self.events.add(change.event.id)
                 case DeliverEvent():
                     self._make(change.runs)
                     self.events.add(change.event_id)

@@ -18,6 +18,8 @@ PLANNER = {
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
+    "enable_material": "off",
+    "enable_bitmapscan": "off",
     "jit": "off",
 }
 

@@ -3,6 +3,9 @@
 --
 -- What changes often is kept small and by itself (ready, leases, idle); runs are updated in place (HOT): no index of
 -- theirs has a column that changes. That is why their status isn't indexed: ready, leases, idle and ended say it.
+--
+-- A primary key is made after the other indexes of its table: of two that seem to cost the same, as all do while a table is
+-- empty, the planner takes the one that was made last.
 
 create table perdure.events (
     env text collate "C" not null,
@@ -21,12 +24,12 @@ create table perdure.events (
     delivered_at bigint,
     cancelled_at bigint,
     run_options text,
-    arrived_at bigint not null,
-    primary key (env, id)
+    arrived_at bigint not null
 );
 create index events_due_idx on perdure.events (env, due_at, id) where due_at is not null;
 create index events_name_idx on perdure.events (env, name, arrived_at, id);
 create index events_arrived_idx on perdure.events (env, arrived_at, id);
+alter table perdure.events add primary key (env, id);
 
 create table perdure.runs (
     env text collate "C" not null,
@@ -62,13 +65,13 @@ create table perdure.runs (
     is_internal boolean not null,
     wakes bigint not null,
     open_waits bigint not null,
-    resume_at bigint,
-    primary key (env, id)
+    resume_at bigint
 ) with (fillfactor = 60);
 create unique index runs_event_idx on perdure.runs (env, event_id, job_id, job_version);
 create index runs_job_idx on perdure.runs (env, job_id, id);
 create index runs_parent_idx on perdure.runs (env, parent_run_id) where parent_run_id is not null;
 create index runs_account_idx on perdure.runs (env, account_id, id) where account_id is not null;
+alter table perdure.runs add primary key (env, id);
 
 create table perdure.run_tags (
     env text collate "C" not null,
@@ -117,20 +120,20 @@ create table perdure.idle (
     env text collate "C" not null,
     run_id text collate "C" not null,
     status text not null,
-    due_at bigint,
-    primary key (env, run_id)
+    due_at bigint
 );
 create index idle_due_idx on perdure.idle (env, due_at, run_id) where due_at is not null;
+alter table perdure.idle add primary key (env, run_id);
 
 -- Ended.
 create table perdure.ended (
     env text collate "C" not null,
     completed_at bigint not null,
     run_id text collate "C" not null,
-    status text not null,
-    primary key (env, completed_at, run_id)
+    status text not null
 );
 create index ended_status_idx on perdure.ended (env, status, run_id);
+alter table perdure.ended add primary key (env, completed_at, run_id);
 
 -- --- queues ------------------------------------------------------------------------------------------------------------
 
@@ -261,11 +264,11 @@ create table perdure.schedules (
     is_active boolean not null,
     next_at bigint,
     last_at bigint,
-    created_at bigint not null,
-    primary key (env, id)
+    created_at bigint not null
 );
 create index schedules_due_idx on perdure.schedules (env, next_at, id) where is_active;
 create index schedules_dispatcher_idx on perdure.schedules (env, dispatcher, key);
+alter table perdure.schedules add primary key (env, id);
 
 -- --- state -------------------------------------------------------------------------------------------------------------
 
@@ -341,8 +344,8 @@ alter table perdure.tasks set (autovacuum_vacuum_scale_factor = 0.05, autovacuum
 
 -- --- rows as the port's values, in JSON ---------------------------------------------------------------------------------
 
-create view perdure.run_rows (env, id, json) as
-select env, id, json_build_object(
+create view perdure.run_rows as
+select runs.*, json_build_object(
     'id', id, 'job_id', job_id, 'job_version', job_version, 'event_id', event_id, 'status', status,
     'created_at', created_at, 'priority', priority, 'execution', execution, 'crashes', crashes, 'failures', failures,
     'spent_ms', spent_ms, 'started_at', started_at, 'completed_at', completed_at, 'wake_at', wake_at,
@@ -351,30 +354,30 @@ select env, id, json_build_object(
     'number', number, 'queue', queue, 'queue_key', queue_key, 'account_id', account_id,
     'parent_run_id', parent_run_id, 'parent_task_id', parent_task_id, 'tags', tags::json, 'metadata', metadata,
     'is_internal', is_internal, 'wakes', wakes, 'open_waits', open_waits, 'resume_at', resume_at
-)
+) as json
 from perdure.runs;
 
-create view perdure.event_rows (env, id, json) as
-select env, id, json_build_object(
+create view perdure.event_rows as
+select events.*, json_build_object(
     'id', id, 'name', name, 'payload', payload, 'timestamp', timestamp, 'context', context,
     'source', source, 'is_test', is_test, 'account_id', account_id,
     'source_context', source_context, 'deliver_at', deliver_at, 'delivered_at', delivered_at,
     'cancelled_at', cancelled_at, 'run_options', run_options
-)
+) as json
 from perdure.events;
 
-create view perdure.schedule_rows (env, id, json) as
-select env, id, json_build_object(
+create view perdure.schedule_rows as
+select schedules.*, json_build_object(
     'id', id, 'dispatcher', dispatcher, 'key', key, 'schedule', schedule,
     'catch_up', catch_up, 'metadata', metadata, 'account_id', account_id,
     'is_active', is_active, 'next_at', next_at, 'last_at', last_at,
     'created_at', created_at
-)
+) as json
 from perdure.schedules;
 
-create view perdure.waiter_rows (env, run_id, task_id, name, since, json) as
-select env, run_id, task_id, name, since, json_build_object(
+create view perdure.waiter_rows as
+select event_waiters.*, json_build_object(
     'run_id', run_id, 'task_id', task_id, 'name', name, 'source', source, 'filter', filter,
     'context_filter', context_filter, 'account_id', account_id, 'since', since
-)
+) as json
 from perdure.event_waiters;

@@ -8,7 +8,12 @@ insert into perdure.environments (env) values (:env) on conflict (env) do nothin
 
 -- name: lock_queues
 -- Claims within the limits of these queues one after the other.
-select 1 from perdure.queue_turns where env = :env and id = any(:ids::text[]) order by id for no key update;
+with batch as materialized (select :env::text as env, id from unnest(:ids::text[]) as ids (id))
+
+select 1 from batch
+join perdure.queue_turns as turns on turns.env = batch.env and turns.id = batch.id
+order by batch.id collate "C"
+for no key update of turns;
 
 -- name: insert_queues
 -- Queues that come into use, each with its lane of the empty key. Neither is ever deleted.
@@ -37,14 +42,17 @@ on conflict (env, queue, queue_key) do nothing;
 
 -- name: keep_lanes
 -- No claim that finds these empty may drop them before what enters them now is there to be seen.
+with batch as materialized (
+    select :env::text as env, queue, queue_key
+    from unnest(:queues::text[], :keys::text[]) as entered (queue, queue_key)
+)
+
 select count(*) from (
-    select 1 from perdure.lanes
-    where
-        env = :env and (queue, queue_key) in (
-            select queue, queue_key from unnest(:queues::text[], :keys::text[]) as batch (queue, queue_key)
-        )
-    order by queue, queue_key
-    for key share
+    select 1 from batch
+    join perdure.lanes
+        on lanes.env = batch.env and lanes.queue = batch.queue and lanes.queue_key = batch.queue_key
+    order by batch.queue collate "C", batch.queue_key collate "C"
+    for key share of lanes
 ) as kept;
 
 -- name: ready_queues
@@ -72,6 +80,7 @@ cross join lateral (
             and exists (
                 select 1 from perdure.ready
                 where ready.env = :env and ready.queue = lanes.queue and ready.queue_key = lanes.queue_key
+                offset 0
             )
             and (
                 queues.key_limit is null or queues.key_limit > coalesce((
@@ -94,22 +103,22 @@ from (
     select dealt.n, picked.id, picked.queue, picked.queue_key, picked.priority, picked.queued_at
     from unnest(:queues::text[], :keys::text[], :shares::bigint[]) with ordinality as dealt (queue, queue_key, share, n)
     cross join lateral (
-        select runs.id, runs.queue, runs.queue_key, runs.priority, runs.queued_at
-        from perdure.ready
-        join perdure.runs on runs.env = ready.env and runs.id = ready.run_id
-        where
-            ready.env = :env and ready.queue = dealt.queue and ready.queue_key = dealt.queue_key
-            and runs.status = :expected
+        select locked.* from perdure.ready
+        cross join lateral (
+            select runs.id, runs.queue, runs.queue_key, runs.priority, runs.queued_at from perdure.runs
+            where runs.env = :env and runs.id = ready.run_id and runs.status = :expected
+            for no key update skip locked
+        ) as locked
+        where ready.env = :env and ready.queue = dealt.queue and ready.queue_key = dealt.queue_key
         order by ready.priority desc, ready.ready_at, ready.run_id
         limit dealt.share
-        for no key update of runs skip locked
     ) as picked
 ) as runs;
 
 -- name: claim_runs
 -- Take the runs that were picked, as a JSON list of Claim without tasks. Hot.
-with picked as (
-    select id, queue, queue_key, priority, queued_at
+with picked as materialized (
+    select :env::text as env, id, queue, queue_key, priority, queued_at
     from unnest(:ids::text[], :queues::text[], :keys::text[], :priorities::bigint[], :queued::bigint[])
         as batch (id, queue, queue_key, priority, queued_at)
 ),
@@ -117,14 +126,14 @@ with picked as (
 unqueued as (
     delete from perdure.ready using picked
     where
-        ready.env = :env and ready.queue = picked.queue and ready.queue_key = picked.queue_key
+        ready.env = picked.env and ready.queue = picked.queue and ready.queue_key = picked.queue_key
         and ready.priority = picked.priority and ready.ready_at = picked.queued_at and ready.run_id = picked.id
 ),
 
 claimed as (
     update perdure.runs set status = :status, execution = runs.execution + 1, started_at = coalesce(started_at, :at::bigint)
     from picked
-    where runs.env = :env and runs.id = picked.id
+    where runs.env = picked.env and runs.id = picked.id
     returning runs.*
 ),
 
@@ -162,7 +171,7 @@ select coalesce(json_agg(json_build_object(
     'queue_key', claimed.queue_key
 )), '[]')
 from claimed
-join perdure.events on events.env = :env and events.id = claimed.event_id;
+join perdure.events on events.env = claimed.env and events.id = claimed.event_id;
 
 -- name: serve_lanes
 -- The lanes, and the queues, had their turns in the order of n; those that another claim serves just now are left to it.
@@ -170,60 +179,68 @@ with turn as materialized (
     select coalesce(max(served), 0) + 1 as first from perdure.queue_turns where env = :env
 ),
 
+free_lanes as materialized (
+    select :env::text as env, served.queue, served.queue_key, served.n
+    from unnest(:queues::text[], :keys::text[], :turns::bigint[]) as served (queue, queue_key, n)
+    cross join lateral (
+        select 1 from perdure.lanes
+        where lanes.env = :env and lanes.queue = served.queue and lanes.queue_key = served.queue_key
+        for no key update skip locked
+    ) as locked
+),
+
+free_queues as materialized (
+    select :env::text as env, served.id, served.n
+    from unnest(:ids::text[], :queue_turns::bigint[]) as served (id, n)
+    cross join lateral (
+        select 1 from perdure.queue_turns as turns
+        where turns.env = :env and turns.id = served.id
+        for no key update skip locked
+    ) as locked
+),
+
 served_lanes as (
     update perdure.lanes set served = turn.first + batch.n
-    from turn, unnest(:queues::text[], :keys::text[], :turns::bigint[]) as batch (queue, queue_key, n)
-    where
-        lanes.env = :env and lanes.queue = batch.queue and lanes.queue_key = batch.queue_key
-        and (lanes.queue, lanes.queue_key) in (
-            select free.queue, free.queue_key from perdure.lanes as free
-            where
-                free.env = :env and (free.queue, free.queue_key) in (
-                    select each.queue, each.queue_key
-                    from unnest(:queues::text[], :keys::text[]) as each (queue, queue_key)
-                )
-            for no key update skip locked
-        )
+    from turn, free_lanes as batch
+    where lanes.env = batch.env and lanes.queue = batch.queue and lanes.queue_key = batch.queue_key
 )
 
 update perdure.queue_turns set served = turn.first + batch.n
-from turn, unnest(:ids::text[], :queue_turns::bigint[]) as batch (id, n)
-where
-    queue_turns.env = :env and queue_turns.id = batch.id
-    and queue_turns.id in (
-        select free.id from perdure.queue_turns as free
-        where free.env = :env and free.id = any(:ids::text[])
-        for no key update skip locked
-    );
+from turn, free_queues as batch
+where queue_turns.env = batch.env and queue_turns.id = batch.id;
 
 -- name: lock_lanes
 -- Lanes of a key that nothing is just entering: [[queue, key], ...] as JSON.
 select coalesce(json_agg(json_build_array(queue, queue_key)), '[]') from (
-    select queue, queue_key from perdure.lanes
-    where
-        env = :env and queue_key <> '' and (queue, queue_key) in (
-            select batch.queue, batch.queue_key
-            from unnest(:queues::text[], :keys::text[]) as batch (queue, queue_key)
-        )
-    for update skip locked
+    select batch.queue, batch.queue_key
+    from unnest(:queues::text[], :keys::text[]) as batch (queue, queue_key)
+    cross join lateral (
+        select 1 from perdure.lanes
+        where lanes.env = :env and lanes.queue = batch.queue and lanes.queue_key = batch.queue_key
+        for update skip locked
+    ) as locked
 ) as free;
 
 -- name: drop_lanes
 -- Those of the lanes, locked by the statement before, that are empty. (What entered one before it was locked is seen now.)
-delete from perdure.lanes
-where
-    env = :env and (queue, queue_key) in (
-        select batch.queue, batch.queue_key from unnest(:queues::text[], :keys::text[]) as batch (queue, queue_key)
-    )
-    and not exists (
-        select 1 from perdure.ready
-        where ready.env = :env and ready.queue = lanes.queue and ready.queue_key = lanes.queue_key
-    );
+with batch as materialized (
+    select :env::text as env, queue, queue_key
+    from unnest(:queues::text[], :keys::text[]) as locked (queue, queue_key)
+    where
+        not exists (
+            select 1 from perdure.ready
+            where ready.env = :env and ready.queue = locked.queue and ready.queue_key = locked.queue_key
+            offset 0
+        )
+)
+
+delete from perdure.lanes using batch
+where lanes.env = batch.env and lanes.queue = batch.queue and lanes.queue_key = batch.queue_key;
 
 -- name: renew_leases
 -- Those of :owner; how many. One that is locked is about to end.
-with free as (
-    select run_id, execution from perdure.leases
+with free as materialized (
+    select env, run_id, execution from perdure.leases
     where env = :env and owner = :owner and not is_revoked
     for no key update skip locked
 ),
@@ -231,7 +248,7 @@ with free as (
 renewed as (
     update perdure.leases set expires_at = :expires_at
     from free
-    where leases.env = :env and leases.run_id = free.run_id and leases.execution = free.execution
+    where leases.env = free.env and leases.run_id = free.run_id and leases.execution = free.execution
     returning 1
 )
 
@@ -239,17 +256,20 @@ select count(*) from renewed;
 
 -- name: release_leases
 -- Revoked ones.
-delete from perdure.leases
-where
-    env = :env and is_revoked and (run_id, execution) in (
-        select free.run_id, free.execution from perdure.leases as free
+with free as materialized (
+    select :env::text as env, batch.run_id, batch.execution
+    from unnest(:runs::text[], :executions::bigint[]) as batch (run_id, execution)
+    cross join lateral (
+        select 1 from perdure.leases
         where
-            free.env = :env and (free.run_id, free.execution) in (
-                select each.run_id, each.execution
-                from unnest(:runs::text[], :executions::bigint[]) as each (run_id, execution)
-            )
+            leases.env = :env and leases.run_id = batch.run_id and leases.execution = batch.execution
+            and leases.is_revoked
         for update skip locked
-    );
+    ) as locked
+)
+
+delete from perdure.leases using free
+where leases.env = free.env and leases.run_id = free.run_id and leases.execution = free.execution;
 
 -- name: leases
 -- Leases that had expired at :expired_at, all for null, as a JSON list of LeaseRow, earliest first.

@@ -2,28 +2,36 @@
 
 -- name: due_of_events
 -- [[due_at or null, EventRecord], ...] of the events :ids as JSON.
-select coalesce(json_agg(json_build_array(events.due_at, rows.json)), '[]')
-from perdure.events
-join perdure.event_rows as rows on rows.env = events.env and rows.id = events.id
-where events.env = :env and events.id = any(:ids::text[]);
+select coalesce(json_agg(json_build_array(due_at, json)), '[]') from perdure.event_rows
+where env = :env and id = any(:ids::text[]);
 
 -- name: deliver_events
 -- From `at` on waits see them. Holds events_gate.
 with gate as (
     insert into perdure.events_gate (nothing) select true where false
+),
+
+batch as materialized (
+    select :env::text as env, deliveries.* from json_to_recordset(:deliveries::json) as deliveries (
+        id text, at bigint, has_runs boolean
+    )
 )
 
 update perdure.events set
     due_at = null,
     arrived_at = batch.at,
     delivered_at = case when batch.has_runs then batch.at end
-from json_to_recordset(:deliveries::json) as batch (id text, at bigint, has_runs boolean)
-where events.env = :env and events.id = batch.id;
+from batch
+where events.env = batch.env and events.id = batch.id;
 
 -- name: cancel_events
+with batch as materialized (
+    select :env::text as env, id, at from unnest(:ids::text[], :ats::bigint[]) as cancelled (id, at)
+)
+
 update perdure.events set due_at = null, cancelled_at = batch.at
-from unnest(:ids::text[], :ats::bigint[]) as batch (id, at)
-where events.env = :env and events.id = batch.id;
+from batch
+where events.env = batch.env and events.id = batch.id;
 
 -- name: awaited_events
 -- Which of :ids have arrived, and a waiter of their name. Hot.
@@ -31,7 +39,8 @@ select coalesce(json_agg(id), '[]') from perdure.events
 where
     env = :env and id = any(:ids::text[]) and due_at is null and cancelled_at is null
     and exists (
-        select 1 from perdure.event_waiters as waiters where waiters.env = events.env and waiters.name = events.name
+        select 1 from perdure.event_waiters as waiters where waiters.env = :env and waiters.name = events.name
+        offset 0
     );
 
 -- name: insert_matches
@@ -48,9 +57,8 @@ where env = :env and id = any(:ids::text[]) and delivered_at is null;
 -- name: due_events
 -- A JSON list of EventRecord, earliest first.
 select coalesce(json_agg(json order by due_at, id), '[]') from (
-    select rows.json, events.due_at, events.id
-    from perdure.events
-    join perdure.event_rows as rows on rows.env = events.env and rows.id = events.id
+    select events.json, events.due_at, events.id
+    from perdure.event_rows as events
     where events.env = :env and events.due_at <= :now
     order by events.due_at, events.id
     limit :limit
@@ -62,9 +70,8 @@ select min(due_at) from perdure.events where env = :env and due_at is not null;
 -- name: list_events
 -- Newest first after the event :before (from the first, if null), as a JSON list of EventRecord.
 select coalesce(json_agg(json order by arrived_at desc, id desc), '[]') from (
-    select rows.json, events.arrived_at, events.id
-    from perdure.events
-    join perdure.event_rows as rows on rows.env = events.env and rows.id = events.id
+    select events.json, events.arrived_at, events.id
+    from perdure.event_rows as events
     where
         events.env = :env and (events.arrived_at, events.id) < (
             case when :before::text is null then 9223372036854775807 else (
@@ -79,9 +86,8 @@ select coalesce(json_agg(json order by arrived_at desc, id desc), '[]') from (
 -- name: list_events_by_name
 -- The same of one name.
 select coalesce(json_agg(json order by arrived_at desc, id desc), '[]') from (
-    select rows.json, events.arrived_at, events.id
-    from perdure.events
-    join perdure.event_rows as rows on rows.env = events.env and rows.id = events.id
+    select events.json, events.arrived_at, events.id
+    from perdure.event_rows as events
     where
         events.env = :env and events.name = :event_name and (events.arrived_at, events.id) < (
             case when :before::text is null then 9223372036854775807 else (
@@ -96,9 +102,8 @@ select coalesce(json_agg(json order by arrived_at desc, id desc), '[]') from (
 -- name: events_since
 -- A JSON list of EventRecord, earliest first after the event :after (from the first, if null).
 select coalesce(json_agg(json order by arrived_at, id), '[]') from (
-    select rows.json, events.arrived_at, events.id
-    from perdure.events
-    join perdure.event_rows as rows on rows.env = events.env and rows.id = events.id
+    select events.json, events.arrived_at, events.id
+    from perdure.event_rows as events
     where
         events.env = :env and events.name = :event_name and events.arrived_at >= :since::bigint
         and events.due_at is null and events.cancelled_at is null
@@ -139,24 +144,30 @@ on conflict (env, id) do update set
 -- name: next_ticks
 -- {id: next_at} of the active schedules among :ids that have one, as JSON; they are locked.
 select coalesce(json_object_agg(id, next_at), '{}') from (
-    select id, next_at from perdure.schedules
-    where env = :env and id = any(:ids::text[]) and is_active and next_at is not null
-    order by id
-    for no key update
+    select schedules.id, schedules.next_at
+    from (select :env::text as env, id from unnest(:ids::text[]) as ids (id) offset 0) as batch
+    join perdure.schedules on schedules.env = batch.env and schedules.id = batch.id
+    where schedules.is_active and schedules.next_at is not null
+    order by batch.id collate "C"
+    for no key update of schedules
 ) as locked;
 
 -- name: tick_schedules
 -- One per schedule.
+with batch as materialized (
+    select :env::text as env, id, last_at, next_at
+    from unnest(:ids::text[], :lasts::bigint[], :nexts::bigint[]) as ticks (id, last_at, next_at)
+)
+
 update perdure.schedules set last_at = batch.last_at, next_at = batch.next_at
-from unnest(:ids::text[], :lasts::bigint[], :nexts::bigint[]) as batch (id, last_at, next_at)
-where schedules.env = :env and schedules.id = batch.id;
+from batch
+where schedules.env = batch.env and schedules.id = batch.id;
 
 -- name: due_schedules
 -- A JSON list of ScheduleRow, earliest first.
 select coalesce(json_agg(json order by next_at, id), '[]') from (
-    select rows.json, schedules.next_at, schedules.id
-    from perdure.schedules
-    join perdure.schedule_rows as rows on rows.env = schedules.env and rows.id = schedules.id
+    select schedules.json, schedules.next_at, schedules.id
+    from perdure.schedule_rows as schedules
     where schedules.env = :env and schedules.is_active and schedules.next_at <= :now
     order by schedules.next_at, schedules.id
     limit :limit
@@ -170,7 +181,5 @@ select json from perdure.schedule_rows where env = :env and id = :id;
 
 -- name: list_schedules
 -- A JSON list of ScheduleRow by dispatcher and key; of one dispatcher, unless it is null.
-select coalesce(json_agg(rows.json order by schedules.dispatcher, schedules.key, schedules.id), '[]')
-from perdure.schedules
-join perdure.schedule_rows as rows on rows.env = schedules.env and rows.id = schedules.id
+select coalesce(json_agg(json order by dispatcher, key, id), '[]') from perdure.schedule_rows as schedules
 where schedules.env = :env and (:dispatcher::text is null or schedules.dispatcher = :dispatcher);

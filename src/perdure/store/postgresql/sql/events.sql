@@ -28,19 +28,30 @@ inserted as (
 select coalesce(json_agg(id), '[]') from inserted;
 
 -- name: lock_events
--- Events that are edited, delivered, cancelled or deleted.
-select 1 from perdure.events where env = :env and id = any(:ids::text[]) order by id for no key update;
+-- Events that are delivered, cancelled or deleted.
+with batch as materialized (select :env::text as env, id from unnest(:ids::text[]) as ids (id))
+
+select 1 from batch
+join perdure.events on events.env = batch.env and events.id = batch.id
+order by batch.id collate "C"
+for no key update of events;
 
 -- name: edit_events
 -- Events that are to be delivered, and not too soon; null keeps what there is.
+with batch as materialized (
+    select :env::text as env, edits.* from json_to_recordset(:edits::json) as edits (
+        id text, payload text, context text, due_at bigint, edit_before bigint
+    )
+)
+
 update perdure.events set
     payload = coalesce(batch.payload, events.payload),
     context = coalesce(batch.context, events.context),
     deliver_at = batch.due_at,
     due_at = batch.due_at,
     arrived_at = batch.due_at
-from json_to_recordset(:edits::json) as batch (id text, payload text, context text, due_at bigint, edit_before bigint)
-where events.env = :env and events.id = batch.id and events.due_at >= batch.edit_before;
+from batch
+where events.env = batch.env and events.id = batch.id and events.due_at >= batch.edit_before;
 
 -- name: insert_accounts
 -- Known ones are left alone.
@@ -65,9 +76,13 @@ select json_object_agg(job_id, last_number) from reserved;
 
 -- name: return_numbers
 -- What reserve_numbers took too many.
+with batch as materialized (
+    select :env::text as env, job_id, amount from unnest(:jobs::text[], :amounts::bigint[]) as unused (job_id, amount)
+)
+
 update perdure.job_counters set last_number = last_number - batch.amount
-from unnest(:jobs::text[], :amounts::bigint[]) as batch (job_id, amount)
-where job_counters.env = :env and job_counters.job_id = batch.job_id;
+from batch
+where job_counters.env = batch.env and job_counters.job_id = batch.job_id;
 
 -- name: insert_runs
 -- With their places in the ready queue, if they are :queued. Hot.
@@ -108,21 +123,20 @@ select coalesce(json_agg(json), '[]') from perdure.event_rows where env = :env a
 
 -- name: runs_by_event
 -- The runs of the events :ids as a JSON list of RunRow, oldest first.
-select coalesce(json_agg(rows.json order by runs.id), '[]')
-from perdure.runs
-join perdure.run_rows as rows on rows.env = runs.env and rows.id = runs.id
-where runs.env = :env and runs.event_id = any(:ids::text[]);
+select coalesce(json_agg(json order by id), '[]') from perdure.run_rows
+where env = :env and event_id = any(:ids::text[]);
 
 -- name: runs_by_parent
 -- The runs that tasks have asked for as a JSON list of RunRow, oldest first.
-select coalesce(json_agg(rows.json order by runs.id), '[]')
-from perdure.runs
-join perdure.run_rows as rows on rows.env = runs.env and rows.id = runs.id
-where
-    runs.env = :env and runs.parent_run_id = any(:parents::text[])
-    and (runs.parent_run_id, runs.parent_task_id) in (
-        select run_id, task_id from unnest(:parents::text[], :tasks::text[]) as batch (run_id, task_id)
-    );
+with batch as materialized (
+    select distinct :env::text as env, run_id, task_id
+    from unnest(:parents::text[], :tasks::text[]) as asked (run_id, task_id)
+)
+
+select coalesce(json_agg(rows.json order by rows.id), '[]')
+from batch
+join perdure.run_rows as rows
+    on rows.env = batch.env and rows.parent_run_id = batch.run_id and rows.parent_task_id = batch.task_id;
 
 -- name: get_event
 select json from perdure.event_rows where env = :env and id = :id;

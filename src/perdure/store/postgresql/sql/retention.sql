@@ -27,12 +27,17 @@ where
     and not exists (
         select 1 from perdure.runs as parents
         where parents.env = :env and parents.id = runs.parent_run_id and parents.completed_at is null
+        offset 0
     )
-    and not exists (select 1 from perdure.leases where leases.env = :env and leases.run_id = runs.id);
+    and not exists (select 1 from perdure.leases where leases.env = :env and leases.run_id = runs.id offset 0);
 
 -- name: delete_what_runs_have
 -- Everything but the runs themselves; to be called while they exist.
-with gone_tasks as (delete from perdure.tasks where env = :env and run_id = any(:ids::text[])),
+with gone as materialized (
+    select env, id, tags, completed_at from perdure.runs where env = :env and id = any(:ids::text[])
+),
+
+gone_tasks as (delete from perdure.tasks where env = :env and run_id = any(:ids::text[])),
 
 gone_logs as (delete from perdure.logs where env = :env and run_id = any(:ids::text[])),
 
@@ -46,16 +51,12 @@ gone_values as (
 ),
 
 gone_tags as (
-    delete from perdure.run_tags using perdure.runs, json_array_elements_text(runs.tags::json) as tags (tag)
-    where
-        runs.env = :env and runs.id = any(:ids::text[]) and run_tags.env = :env and run_tags.tag = tags.tag
-        and run_tags.run_id = runs.id
+    delete from perdure.run_tags using gone as runs, json_array_elements_text(runs.tags::json) as tags (tag)
+    where run_tags.env = runs.env and run_tags.tag = tags.tag and run_tags.run_id = runs.id
 )
 
-delete from perdure.ended using perdure.runs
-where
-    runs.env = :env and runs.id = any(:ids::text[]) and ended.env = :env
-    and ended.completed_at = runs.completed_at and ended.run_id = runs.id;
+delete from perdure.ended using gone as runs
+where ended.env = runs.env and ended.completed_at = runs.completed_at and ended.run_id = runs.id;
 
 -- name: delete_runs
 delete from perdure.runs where env = :env and id = any(:ids::text[]);

@@ -5,31 +5,39 @@
 
 -- name: lock_runs
 -- The runs :ids, in the order of their ids, as [[id, status, execution, wakes], ...]. Hot.
-select coalesce(
-    json_agg(json_build_array(id, status, execution, wakes)), '[]'
-)
-from (
-    select id, status, execution, wakes from perdure.runs
-    where env = :env and id = any(:ids::text[])
-    order by id
-    for no key update
+with batch as materialized (select :env::text as env, id from unnest(:ids::text[]) as ids (id))
+
+select coalesce(json_agg(json_build_array(id, status, execution, wakes)), '[]') from (
+    select runs.id, runs.status, runs.execution, runs.wakes
+    from batch
+    join perdure.runs on runs.env = batch.env and runs.id = batch.id
+    order by batch.id collate "C"
+    for no key update of runs
 ) as locked;
 
 -- name: leave_places
 -- Runs that leave the ready queue (:queued) or what waits (:idle) and may come back at once; or that go on after their end.
-with unqueued as (
-    delete from perdure.ready using perdure.runs
+with left_queue as materialized (
+    select env, queue, queue_key, priority, queued_at, id from perdure.runs
+    where env = :env and id = any(:queued::text[])
+),
+
+went_on as materialized (
+    select env, completed_at, id from perdure.runs where env = :env and id = any(:ended::text[])
+),
+
+unqueued as (
+    delete from perdure.ready using left_queue as runs
     where
-        runs.env = :env and runs.id = any(:queued::text[]) and ready.env = :env and ready.queue = runs.queue
+        ready.env = runs.env and ready.queue = runs.queue
         and ready.queue_key = runs.queue_key and ready.priority = runs.priority and ready.ready_at = runs.queued_at
         and ready.run_id = runs.id
 ),
 
 revived as (
-    delete from perdure.ended using perdure.runs
+    delete from perdure.ended using went_on as runs
     where
-        runs.env = :env and runs.id = any(:ended::text[]) and ended.env = :env
-        and ended.completed_at = runs.completed_at and ended.run_id = runs.id
+        ended.env = runs.env and ended.completed_at = runs.completed_at and ended.run_id = runs.id
 )
 
 delete from perdure.idle where env = :env and run_id = any(:idle::text[]);
@@ -38,7 +46,15 @@ delete from perdure.idle where env = :env and run_id = any(:idle::text[]);
 -- A row per run; null for priority and failures keeps them. :executed: runs whose leases end, :revoked: whose leases are
 -- kept as revoked. Runs that come to be :queued enter the ready queue, others ended or idle by their completed_at. Of ended
 -- ones nothing waits any more. Hot.
-with moved as (
+with batch as materialized (
+    select :env::text as env, moves.* from json_to_recordset(:moves::json) as moves (
+        id text, status text, add_spent_ms bigint, output text, completed_at bigint, queued_at bigint, wake_at bigint,
+        crashes bigint, types text, error text, reason text, failed_tasks text, priority bigint, failures bigint,
+        open_waits bigint, resume_at bigint
+    )
+),
+
+moved as (
     update perdure.runs set
         status = batch.status,
         spent_ms = spent_ms + batch.add_spent_ms,
@@ -55,12 +71,8 @@ with moved as (
         failures = coalesce(batch.failures, runs.failures),
         open_waits = coalesce(batch.open_waits, 0),
         resume_at = batch.resume_at
-    from json_to_recordset(:moves::json) as batch (
-        id text, status text, add_spent_ms bigint, output text, completed_at bigint, queued_at bigint, wake_at bigint,
-        crashes bigint, types text, error text, reason text, failed_tasks text, priority bigint, failures bigint,
-        open_waits bigint, resume_at bigint
-    )
-    where runs.env = :env and runs.id = batch.id
+    from batch
+    where runs.env = batch.env and runs.id = batch.id
     returning
         runs.id, runs.status, runs.queue, runs.queue_key, runs.priority, runs.queued_at, runs.wake_at, runs.completed_at
 ),
@@ -104,11 +116,16 @@ select coalesce(json_agg(json_build_array(queue, queue_key)), '[]') from moved w
 select coalesce(json_agg(run_id order by due_at, run_id), '[]') from (
     select idle.run_id, idle.due_at
     from perdure.idle
-    join perdure.runs on runs.env = idle.env and runs.id = idle.run_id
-    where idle.env = :env and idle.due_at <= :now and runs.status = :status and runs.wake_at = idle.due_at
+    cross join lateral (
+        select runs.id from perdure.runs
+        where
+            runs.env = :env and runs.id = idle.run_id and runs.status = :status
+            and runs.wake_at is not distinct from idle.due_at
+        for no key update skip locked
+    ) as locked
+    where idle.env = :env and idle.due_at <= :now
     order by idle.due_at, idle.run_id
     limit :limit
-    for no key update of runs skip locked
 ) as due;
 
 -- name: wake_runs
@@ -135,16 +152,27 @@ select coalesce(json_agg(json_build_array(queue, queue_key)), '[]') from woken;
 
 -- name: open_tasks
 -- Which tasks can be resolved: [[run_id, id, run's status, open_waits, resume_at, wake_at], ...]
+with batch as materialized (
+    select :env::text as env, run_id, task_id
+    from unnest(:runs::text[], :tasks::text[]) as asked (run_id, task_id)
+)
+
 select coalesce(
     json_agg(json_build_array(runs.id, tasks.id, runs.status, runs.open_waits, runs.resume_at, runs.wake_at)), '[]'
 )
-from unnest(:runs::text[], :tasks::text[]) as batch (run_id, task_id)
-join perdure.tasks on tasks.env = :env and tasks.run_id = batch.run_id and tasks.id = batch.task_id
-join perdure.runs on runs.env = :env and runs.id = tasks.run_id
+from batch
+join perdure.tasks on tasks.env = batch.env and tasks.run_id = batch.run_id and tasks.id = batch.task_id
+join perdure.runs on runs.env = batch.env and runs.id = batch.run_id
 where
     tasks.completed_at is null and tasks.seq is null and tasks.interrupted is null and runs.completed_at is null;
 
 -- name: resolve_tasks
+with batch as materialized (
+    select :env::text as env, resolutions.* from json_to_recordset(:tasks::json) as resolutions (
+        run_id text, task_id text, status text, output text, types text, error text, at bigint
+    )
+)
+
 update perdure.tasks set
     status = batch.status,
     output = batch.output,
@@ -152,26 +180,30 @@ update perdure.tasks set
     error = batch.error,
     completed_at = batch.at,
     due_at = null
-from json_to_recordset(:tasks::json) as batch (
-    run_id text, task_id text, status text, output text, types text, error text, at bigint
-)
-where tasks.env = :env and tasks.run_id = batch.run_id and tasks.id = batch.task_id;
+from batch
+where tasks.env = batch.env and tasks.run_id = batch.run_id and tasks.id = batch.task_id;
 
 -- name: count_wakes
 -- And put forward the timers of those that have one.
-with counted as (
+with batch as materialized (
+    select :env::text as env, wakes.* from json_to_recordset(:runs::json) as wakes (
+        id text, resolutions bigint, open_waits bigint, wake_at bigint
+    )
+),
+
+counted as (
     update perdure.runs set
         wakes = wakes + batch.resolutions,
         open_waits = batch.open_waits,
         wake_at = batch.wake_at
-    from json_to_recordset(:runs::json) as batch (id text, resolutions bigint, open_waits bigint, wake_at bigint)
-    where runs.env = :env and runs.id = batch.id
-    returning runs.id, runs.wake_at
+    from batch
+    where runs.env = batch.env and runs.id = batch.id
+    returning runs.env, runs.id, runs.wake_at
 )
 
 update perdure.idle set due_at = counted.wake_at
 from counted
-where idle.env = :env and idle.run_id = counted.id and idle.due_at is distinct from counted.wake_at;
+where idle.env = counted.env and idle.run_id = counted.id and idle.due_at is distinct from counted.wake_at;
 
 -- name: get_run
 select json from perdure.run_rows where env = :env and id = :id;
@@ -183,10 +215,9 @@ select coalesce(json_agg(json), '[]') from perdure.run_rows where env = :env and
 -- name: due_runs
 -- Runs of :status whose timer is due, earliest first, as a JSON list of RunRow.
 select coalesce(json_agg(json order by due_at, run_id), '[]') from (
-    select rows.json, idle.due_at, idle.run_id
+    select runs.json, idle.due_at, idle.run_id
     from perdure.idle
-    join perdure.runs on runs.env = idle.env and runs.id = idle.run_id
-    join perdure.run_rows as rows on rows.env = runs.env and rows.id = runs.id
+    join perdure.run_rows as runs on runs.env = idle.env and runs.id = idle.run_id
     where idle.env = :env and idle.due_at <= :now and runs.status = :status
     order by idle.due_at, idle.run_id
     limit :limit
@@ -219,9 +250,8 @@ select coalesce(json_object_agg(status, runs), '{}') from (
 -- name: list_runs
 -- Newest first, as a JSON list of RunRow; reads.py adds the conditions below that a filter asks for.
 select coalesce(json_agg(json order by id desc), '[]') from (
-    select rows.json, runs.id
-    from perdure.runs
-    join perdure.run_rows as rows on rows.env = runs.env and rows.id = runs.id
+    select runs.json, runs.id
+    from perdure.run_rows as runs
     where runs.env = :env /* conditions */
     order by runs.id desc
     limit :limit

@@ -8,20 +8,22 @@ select
         select coalesce(json_agg(json_build_array(
             run_id, key, label, state, data, version, update_id, created_at, updated_at
         )), '[]')
-        from perdure.statuses
-        where
-            env = :env and (run_id, key) in (
-                select batch.run_id, batch.key from unnest(:runs::text[], :keys::text[]) as batch (run_id, key)
-            )
+        from (
+            select distinct :env::text as env, run_id as of_run, key as of_key
+            from unnest(:runs::text[], :keys::text[]) as updated (run_id, key)
+        ) as batch
+        join perdure.statuses
+            on statuses.env = batch.env and statuses.run_id = batch.of_run and statuses.key = batch.of_key
     ),
     (
-        select coalesce(json_agg(json_build_array(run_id, key, update_id)), '[]')
-        from perdure.status_versions
-        where
-            env = :env and (run_id, key, update_id) in (
-                select batch.run_id, batch.key, batch.id
-                from unnest(:of_runs::text[], :of_keys::text[], :updates::text[]) as batch (run_id, key, id)
-            )
+        select coalesce(json_agg(json_build_array(versions.run_id, versions.key, versions.update_id)), '[]')
+        from (
+            select distinct :env::text as env, run_id as of_run, key as of_key, id
+            from unnest(:of_runs::text[], :of_keys::text[], :updates::text[]) as updates (run_id, key, id)
+        ) as batch
+        join perdure.status_versions as versions
+            on versions.env = batch.env and versions.run_id = batch.of_run and versions.key = batch.of_key
+            and versions.update_id = batch.id
     );
 
 -- name: put_statuses
@@ -65,13 +67,15 @@ where env = :env and run_id = :run_id;
 -- name: known_values
 -- Those of the keys that have a value: [[scope, key], ...] as JSON; they are locked.
 select coalesce(json_agg(json_build_array(scope, key)), '[]') from (
-    select scope, key from perdure.key_values
-    where
-        env = :env and (scope, key) in (
-            select batch.scope, batch.key from unnest(:scopes::text[], :keys::text[]) as batch (scope, key)
-        )
-    order by scope, key
-    for update
+    select stored.scope, stored.key
+    from (
+        select :env::text as env, scope, key from unnest(:scopes::text[], :keys::text[]) as deleted (scope, key)
+        offset 0
+    ) as batch
+    join perdure.key_values as stored
+        on stored.env = batch.env and stored.scope = batch.scope and stored.key = batch.key
+    order by batch.scope collate "C", batch.key collate "C"
+    for update of stored
 ) as locked;
 
 -- name: put_values
@@ -86,9 +90,12 @@ on conflict (env, scope, key) do update set
 
 -- name: delete_values
 -- Those that known_values has locked.
-delete from perdure.key_values
-using unnest(:scopes::text[], :keys::text[]) as batch (scope, key)
-where key_values.env = :env and key_values.scope = batch.scope and key_values.key = batch.key;
+with batch as materialized (
+    select :env::text as env, scope, key from unnest(:scopes::text[], :keys::text[]) as deleted (scope, key)
+)
+
+delete from perdure.key_values using batch
+where key_values.env = batch.env and key_values.scope = batch.scope and key_values.key = batch.key;
 
 -- name: get_value
 -- [value, types] as JSON.
@@ -101,9 +108,15 @@ where env = :env and id = any(:ids::text[]);
 
 -- name: annotate_runs
 -- One per run.
+with batch as materialized (
+    select :env::text as env, annotations.* from json_to_recordset(:annotations::json) as annotations (
+        id text, tags text, metadata text
+    )
+)
+
 update perdure.runs set tags = batch.tags, metadata = batch.metadata
-from json_to_recordset(:annotations::json) as batch (id text, tags text, metadata text)
-where runs.env = :env and runs.id = batch.id;
+from batch
+where runs.env = batch.env and runs.id = batch.id;
 
 -- name: define_queues
 insert into perdure.queues (env, id, concurrency_limit, key_limit, priority)

@@ -50,45 +50,66 @@ order by n
 on conflict (env, run_id, id) do nothing;
 
 -- name: cancel_open_tasks
+with batch as materialized (
+    select :env::text as env, run_id, at from unnest(:runs::text[], :ats::bigint[]) as ended (run_id, at)
+)
+
 update perdure.tasks set status = :canceled, completed_at = batch.at
-from unnest(:runs::text[], :ats::bigint[]) as batch (run_id, at)
+from batch
 where
-    tasks.env = :env and tasks.run_id = batch.run_id
+    tasks.env = batch.env and tasks.run_id = batch.run_id
     and tasks.seq is null and tasks.interrupted is null and tasks.completed_at is null;
 
 -- name: reset_points
 -- Earliest completion among the tasks :tasks of the runs :runs as JSON: [[run_id, seq], ...], runs without left out.
 select coalesce(json_agg(json_build_array(run_id, point)), '[]') from (
     select tasks.run_id, min(tasks.seq) as point
-    from unnest(:runs::text[], :tasks::text[]) as batch (run_id, task_id)
-    join perdure.tasks on tasks.env = :env and tasks.run_id = batch.run_id and tasks.id = batch.task_id
+    from (
+        select :env::text as env, run_id, task_id
+        from unnest(:runs::text[], :tasks::text[]) as reset (run_id, task_id)
+        offset 0
+    ) as batch
+    join perdure.tasks on tasks.env = batch.env and tasks.run_id = batch.run_id and tasks.id = batch.task_id
     where tasks.seq is not null
     group by tasks.run_id
 ) as points;
 
 -- name: delete_tasks
-delete from perdure.tasks
-using unnest(:runs::text[], :tasks::text[]) as batch (run_id, task_id)
-where tasks.env = :env and tasks.run_id = batch.run_id and tasks.id = batch.task_id;
+with batch as materialized (
+    select :env::text as env, run_id, task_id from unnest(:runs::text[], :tasks::text[]) as reset (run_id, task_id)
+)
+
+delete from perdure.tasks using batch
+where tasks.env = batch.env and tasks.run_id = batch.run_id and tasks.id = batch.task_id;
 
 -- name: delete_platform_rows
 -- What the platform wrote below the tasks.
-delete from perdure.tasks
-using unnest(:runs::text[], :tasks::text[]) as batch (run_id, task_id)
+with batch as materialized (
+    select :env::text as env, run_id, task_id from unnest(:runs::text[], :tasks::text[]) as reset (run_id, task_id)
+)
+
+delete from perdure.tasks using batch
 where
-    tasks.env = :env and tasks.run_id = batch.run_id and tasks.opened < 0 and tasks.parent_id = batch.task_id;
+    tasks.env = batch.env and tasks.run_id = batch.run_id and tasks.opened < 0 and tasks.parent_id = batch.task_id;
 
 -- name: delete_interrupted_tasks
 -- Rows of :canceled tasks that were interrupted at or after their run's point.
-delete from perdure.tasks
-using unnest(:runs::text[], :points::bigint[]) as batch (run_id, point)
+with batch as materialized (
+    select :env::text as env, run_id, point from unnest(:runs::text[], :points::bigint[]) as reset (run_id, point)
+)
+
+delete from perdure.tasks using batch
 where
-    tasks.env = :env and tasks.run_id = batch.run_id and tasks.interrupted >= batch.point and tasks.status = :canceled;
+    tasks.env = batch.env and tasks.run_id = batch.run_id and tasks.interrupted >= batch.point and tasks.status = :canceled;
 
 -- name: clear_interruptions
+with batch as materialized (
+    select :env::text as env, run_id, point from unnest(:runs::text[], :points::bigint[]) as reset (run_id, point)
+)
+
 update perdure.tasks set interrupted = null
-from unnest(:runs::text[], :points::bigint[]) as batch (run_id, point)
-where tasks.env = :env and tasks.run_id = batch.run_id and tasks.interrupted >= batch.point;
+from batch
+where tasks.env = batch.env and tasks.run_id = batch.run_id and tasks.interrupted >= batch.point;
 
 -- name: delete_canceled_tasks
 -- Rows that cancel_open_tasks made :canceled in the runs :ids.

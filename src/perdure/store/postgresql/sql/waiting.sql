@@ -32,9 +32,13 @@ where
     (excluded.source, excluded.filter, excluded.context_filter, excluded.account_id, excluded.since);
 
 -- name: check_waiters
+with batch as materialized (
+    select :env::text as env, run_id, task_id from unnest(:runs::text[], :tasks::text[]) as checked (run_id, task_id)
+)
+
 update perdure.event_waiters set is_checked = true
-from unnest(:runs::text[], :tasks::text[]) as batch (run_id, task_id)
-where event_waiters.env = :env and event_waiters.run_id = batch.run_id and event_waiters.task_id = batch.task_id;
+from batch
+where event_waiters.env = batch.env and event_waiters.run_id = batch.run_id and event_waiters.task_id = batch.task_id;
 
 -- name: waiter_names
 select coalesce(json_agg(name order by name), '[]') from (
@@ -44,13 +48,9 @@ select coalesce(json_agg(name order by name), '[]') from (
 -- name: unchecked_waiters
 -- A JSON list of WaiterRow.
 select coalesce(json_agg(json order by run_id, task_id, name), '[]') from (
-    select rows.json, rows.run_id, rows.task_id, rows.name
-    from perdure.event_waiters as waiters
-    join perdure.waiter_rows as rows
-        on rows.env = waiters.env and rows.run_id = waiters.run_id and rows.task_id = waiters.task_id
-        and rows.name = waiters.name
-    where waiters.env = :env and not waiters.is_checked
-    order by waiters.run_id, waiters.task_id, waiters.name
+    select json, run_id, task_id, name from perdure.waiter_rows
+    where env = :env and not is_checked
+    order by run_id, task_id, name
     limit :limit
 ) as page;
 
@@ -64,10 +64,9 @@ select coalesce(json_agg(json_build_object(
     )
 ) order by arrived_at, event_id), '[]')
 from (
-    select matches.arrived_at, matches.event_id, events.name, rows.json as event_json
+    select matches.arrived_at, matches.event_id, events.name, events.json as event_json
     from perdure.matches
-    join perdure.events on events.env = matches.env and events.id = matches.event_id
-    join perdure.event_rows as rows on rows.env = events.env and rows.id = events.id
+    join perdure.event_rows as events on events.env = matches.env and events.id = matches.event_id
     where matches.env = :env
     order by matches.arrived_at, matches.event_id
     limit :limit
@@ -75,43 +74,58 @@ from (
 
 -- name: delete_matches
 -- Those of the events :ids; one that another node deletes just now is left to it.
-delete from perdure.matches
-where
-    env = :env and (arrived_at, event_id) in (
-        select free.arrived_at, free.event_id
-        from perdure.matches as free
+with free as materialized (
+    select events.env, events.arrived_at, events.id
+    from perdure.events
+    cross join lateral (
+        select 1 from perdure.matches
         where
-            free.env = :env and (free.arrived_at, free.event_id) in (
-                select events.arrived_at, events.id from perdure.events
-                where events.env = :env and events.id = any(:ids::text[])
-            )
+            matches.env = :env and matches.arrived_at = events.arrived_at and matches.event_id = events.id
         for update skip locked
-    );
+    ) as locked
+    where events.env = :env and events.id = any(:ids::text[])
+)
+
+delete from perdure.matches using free
+where matches.env = free.env and matches.arrived_at = free.arrived_at and matches.event_id = free.id;
 
 -- name: start_operations
 -- A known one is left alone, and so are tasks that aren't open.
+with batch as materialized (
+    select :env::text as env, started.* from json_to_recordset(:operations::json) as started (
+        run_id text, task_id text, at bigint, operation text
+    )
+)
+
 insert into perdure.operations (env, run_id, task_id, due_at, attempt, tries, started_at, operation)
-select :env, tasks.run_id, tasks.id, batch.at, 1, 1, batch.at, batch.operation
-from json_to_recordset(:operations::json) as batch (run_id text, task_id text, at bigint, operation text)
-join perdure.tasks on tasks.env = :env and tasks.run_id = batch.run_id and tasks.id = batch.task_id
+select tasks.env, tasks.run_id, tasks.id, batch.at, 1, 1, batch.at, batch.operation
+from batch
+join perdure.tasks on tasks.env = batch.env and tasks.run_id = batch.run_id and tasks.id = batch.task_id
 where tasks.completed_at is null and tasks.interrupted is null
 on conflict (env, run_id, task_id) do nothing;
 
 -- name: attempts_of_operations
 -- [[run_id, task_id, attempt], ...] as JSON.
+with batch as materialized (
+    select distinct :env::text as env, run_id, task_id
+    from unnest(:runs::text[], :tasks::text[]) as repeated (run_id, task_id)
+)
+
 select coalesce(json_agg(json_build_array(operations.run_id, operations.task_id, attempt)), '[]')
-from (
-    select distinct run_id, task_id from unnest(:runs::text[], :tasks::text[]) as batch (run_id, task_id)
-) as batch
+from batch
 join perdure.operations
-    on operations.env = :env and operations.run_id = batch.run_id and operations.task_id = batch.task_id;
+    on operations.env = batch.env and operations.run_id = batch.run_id and operations.task_id = batch.task_id;
 
 -- name: repeat_operations
-update perdure.operations set attempt = batch.attempt, due_at = batch.due_at, tries = batch.tries
-from json_to_recordset(:repeats::json) as batch (
-    run_id text, task_id text, attempt bigint, due_at bigint, tries bigint
+with batch as materialized (
+    select :env::text as env, repeats.* from json_to_recordset(:repeats::json) as repeats (
+        run_id text, task_id text, attempt bigint, due_at bigint, tries bigint
+    )
 )
-where operations.env = :env and operations.run_id = batch.run_id and operations.task_id = batch.task_id;
+
+update perdure.operations set attempt = batch.attempt, due_at = batch.due_at, tries = batch.tries
+from batch
+where operations.env = batch.env and operations.run_id = batch.run_id and operations.task_id = batch.task_id;
 
 -- name: due_operations
 -- A JSON list of OperationRow, earliest first.
@@ -147,15 +161,17 @@ with uncalled as (
 delete from perdure.event_waiters where env = :env and run_id = any(:ids::text[]);
 
 -- name: delete_waiting_by_task
-with uncalled as (
-    delete from perdure.operations
-    using unnest(:runs::text[], :tasks::text[]) as batch (run_id, task_id)
-    where operations.env = :env and operations.run_id = batch.run_id and operations.task_id = batch.task_id
+with batch as materialized (
+    select :env::text as env, run_id, task_id from unnest(:runs::text[], :tasks::text[]) as over (run_id, task_id)
+),
+
+uncalled as (
+    delete from perdure.operations using batch
+    where operations.env = batch.env and operations.run_id = batch.run_id and operations.task_id = batch.task_id
 )
 
-delete from perdure.event_waiters
-using unnest(:runs::text[], :tasks::text[]) as batch (run_id, task_id)
-where event_waiters.env = :env and event_waiters.run_id = batch.run_id and event_waiters.task_id = batch.task_id;
+delete from perdure.event_waiters using batch
+where event_waiters.env = batch.env and event_waiters.run_id = batch.run_id and event_waiters.task_id = batch.task_id;
 
 -- name: waiters_by_run
 -- A JSON list of WaiterRow.
