@@ -145,7 +145,9 @@ class Embedded:
         self._open_store = open_store or (self._open_postgresql if self._is_shared else self._open_sqlite)
         self._divided_from = divided_from
         self._owner = owner or f"{socket.gethostname()}:{os.getpid()}"
-        if self._is_shared and owner is None:  # else a container's next process would renew the leases of its last one
+        if (
+            self._is_shared and owner is None
+        ):  # else a container's next process would renew the leases of its last one
             self._owner += f":{self._random.getrandbits(32):08x}"
         self._settings = ExecutionSettings(
             linger=linger,

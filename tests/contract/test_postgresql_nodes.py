@@ -25,7 +25,6 @@ from perdure.testing.store_contract.delayed import put, tick
 from perdure.testing.store_contract.factories import (
     NOW,
     apply,
-    claim,
     claimed,
     completed_task,
     executing_run,
@@ -259,7 +258,7 @@ async def unfinished(store: PostgresqlStore, *changes):
         await go_on.wait()
         await commit(*arguments)
 
-    database._commit = held
+    database._commit = held  # pyright: ignore[reportAttributeAccessIssue]
     writing = asyncio.ensure_future(apply(store, *changes))
     await reached.wait()
     try:
@@ -297,7 +296,9 @@ async def recorded_batches(seed: int, count: int):
     for _ in range(count):
         batch = batches.next()
         found = await store.apply(batch)
-        model.apply(batch, [[one.run_id for one in each.claims] for each in found if isinstance(each, Claimed)])
+        model.apply(
+            batch, [[one.run_id for one in each.claims] for each in found if isinstance(each, Claimed)]
+        )
         made.append(batch)
     await store.close()
     return made
@@ -315,7 +316,9 @@ async def test_random_batches_of_several_nodes_leave_no_contradiction(nodes, see
 
     await asyncio.gather(*(work(store) for store in stores))
 
-    faults = [fault for fault in await stores[0].check() if "wait for nothing" not in fault]  # as they were told to
+    faults = [
+        fault for fault in await stores[0].check() if "wait for nothing" not in fault
+    ]  # as they were told to
     assert faults == []
     assert conflicts(stores) == 0
 

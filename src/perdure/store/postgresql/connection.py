@@ -21,6 +21,7 @@ from typing import Any, Self, TypeVar
 from perdure.clock import Clock, Random, SystemClock, system_random
 from perdure.errors import StoreBrokenError, UnavailableError, UsageError
 
+from .driver import connect
 from .failures import is_conflict, is_lost, translated
 from .migrating import migrate
 from .settings import GUARDS, PLANNER, Settings, set_local, set_session
@@ -137,7 +138,7 @@ class Database:
             writer, self._writer = self._writer, None
             if writer is not None and not writer.is_closed():
                 with suppress(Exception):
-                    await writer.execute(f"delete from perdure.batches where node = '{self._node}'")
+                    await writer.execute(f"delete from perdure.batches where node = '{self._node}'")  # noqa: S608
             readers, self._readers = self._readers, []
             for connection in [writer, *readers]:
                 if connection is not None:
@@ -170,15 +171,14 @@ class Database:
 
     def _beginning(self, number: int) -> str:
         """One text, and so one message: it has no parameters, all that is in it is ours."""
-        sql = (
-            f"{self._begin_write}insert into perdure.batches (node, number) values ('{self._node}', {number})"
-        )
+        sql = self._begin_write + self._marking(number)
         if number - self._kept_from > BATCHES_KEPT:
-            sql += (
-                f";delete from perdure.batches where node = '{self._node}' and number >= {self._kept_from} "
-                f"and number < {number}"
-            )
+            of_node = f"node = '{self._node}' and number >= {self._kept_from} and number < {number}"
+            sql += f";delete from perdure.batches where {of_node}"  # noqa: S608 - see above
         return sql
+
+    def _marking(self, number: int) -> str:
+        return f"insert into perdure.batches (node, number) values ('{self._node}', {number})"  # noqa: S608
 
     async def _commit(self, writer: Any, number: int) -> None:
         try:
@@ -206,10 +206,7 @@ class Database:
         while True:
             try:
                 writer = await self._connected_writer()
-                told = await writer.execute(
-                    "insert into perdure.batches (node, number) values "
-                    f"('{self._node}', {number}) on conflict (node, number) do nothing"
-                )
+                told = await writer.execute(f"{self._marking(number)} on conflict (node, number) do nothing")
                 return told == "INSERT 0 0"
             except Exception as error:
                 self._drop_writer()
@@ -281,10 +278,8 @@ class Database:
         return value
 
     async def _connect(self, session: dict[str, str]) -> Any:
-        import asyncpg
-
         try:
-            connection = await asyncpg.connect(self._settings.dsn, **self._settings.connect_options())
+            connection = await connect(self._settings)
             if session and not self._settings.pooled:
                 await connection.execute(set_session(session))
         except Exception as error:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from perdure.errors import UnavailableError
 
+from .driver import is_interface_error
+
 # Classes and codes of SQLSTATE (PostgreSQL, appendix A) after which the same may be tried again, and nothing was written.
 _AGAIN = (
     "08",  # connection exceptions
@@ -33,9 +35,7 @@ def is_conflict(error: BaseException) -> bool:
 
 def is_lost(error: BaseException) -> bool:
     """Whether the connection is gone, or can't be relied on: nobody said what became of what was asked last."""
-    import asyncpg
-
-    if isinstance(error, asyncpg.InterfaceError) and not isinstance(error, ValueError):
+    if is_interface_error(error):
         return True
     if isinstance(error, OSError | TimeoutError | EOFError):
         return True

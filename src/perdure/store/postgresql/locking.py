@@ -48,23 +48,13 @@ class _Named:
     def add(self, changes: Iterable[Change | Effect]) -> None:
         for change in changes:
             match change:
-                case RecordTasks():
-                    self.runs.add(change.run_id)
-                    if change.effects:
-                        self.add(change.effects)
-                case MoveRun():
-                    self.runs.add(change.run_id)
-                    if change.effects:
-                        self.add(change.effects)
-                    if change.resolve is not None:
-                        self.runs.add(change.resolve.run_id)
-                case IngestEvent():
+                case RecordTasks() | MoveRun():
+                    self._write(change)
+                case IngestEvent() | TickSchedule():
                     self._make(change.runs)
                 case DeliverEvent():
                     self._make(change.runs)
                     self.events.add(change.event_id)
-                case TickSchedule():
-                    self._make(change.runs)
                 case CancelEvent():
                     self.events.add(change.event_id)
                 case DeleteEvents():
@@ -72,8 +62,9 @@ class _Named:
                 case DeleteRuns():
                     self.runs.update(change.ids)
                 case SetValue() | DeleteValue():
-                    if change.scope.startswith("run:"):
-                        self.runs.add(change.scope.removeprefix("run:"))
+                    self.runs.add(
+                        change.scope.removeprefix("run:")
+                    )  # a scope that isn't a run's is no run's id
                 case (
                     ResolveTask()
                     | UpdateStatus()
@@ -87,6 +78,13 @@ class _Named:
                     self.runs.add(change.run_id)
                 case _:
                     pass
+
+    def _write(self, change: RecordTasks | MoveRun) -> None:
+        self.runs.add(change.run_id)
+        if change.effects:
+            self.add(change.effects)
+        if type(change) is MoveRun and change.resolve is not None:
+            self.runs.add(change.resolve.run_id)
 
     def _make(self, runs: Sequence[NewRun]) -> None:
         for run in runs:

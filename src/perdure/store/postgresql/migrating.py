@@ -14,6 +14,7 @@ from perdure.clock import Clock
 from perdure.errors import ConfigurationError, PerdureError
 from perdure.store.migrate import Migration, load_migrations, pending_migrations
 
+from .driver import connect
 from .failures import is_lost, sqlstate
 from .settings import Settings
 
@@ -37,14 +38,9 @@ async def migrate(settings: Settings, clock: Clock) -> None:
         ConfigurationError: the database can't be reached or migrated; asyncpg isn't installed.
     """
     try:
-        import asyncpg
-    except ImportError as error:
-        raise ConfigurationError(
-            "PostgreSQL needs the driver asyncpg: pip install 'perdure[postgresql]'"
-        ) from error
-
-    try:
-        connection = await asyncpg.connect(settings.dsn, **settings.connect_options())
+        connection = await connect(settings)
+    except PerdureError:
+        raise
     except Exception as error:
         raise ConfigurationError(
             f"can't connect to the PostgreSQL database {settings.shown}: {error}"
