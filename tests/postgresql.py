@@ -192,3 +192,55 @@ def postgresql() -> Iterator[Databases]:
     pytest.importorskip("asyncpg", reason="asyncpg isn't installed: pip install 'perdure[postgresql]'")
     with server() as running:
         yield Databases(running)
+
+
+@contextmanager
+def pgbouncer(running: Server, pool_size: int = 4) -> Iterator[str]:
+    """PgBouncer in transaction mode in front of a server: the URL of its first database, through it."""
+    program = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
+    folder = Path(tempfile.mkdtemp(prefix="perdure-pgbouncer-"))
+    port = free_port()
+    settings = {
+        "listen_addr": "127.0.0.1",
+        "listen_port": str(port),
+        "unix_socket_dir": str(folder),
+        "auth_type": "any",
+        "pool_mode": "transaction",
+        "default_pool_size": str(pool_size),
+        "max_client_conn": "200",
+        "logfile": str(folder / "log"),
+        "pidfile": str(folder / "pid"),
+    }
+    lines = [f"{name} = {value}" for name, value in settings.items()]
+    config = folder / "pgbouncer.ini"
+    config.write_text(
+        f"[databases]\n* = host={running.folder} port={running.port} user=perdure_test\n"
+        "[pgbouncer]\n" + "\n".join(lines) + "\n"
+    )
+    if running.user is not None:
+        shutil.chown(folder, running.user)
+    process = subprocess.Popen(
+        [program, config], user=running.user, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 10
+        while not (folder / f".s.PGSQL.{port}").exists():
+            assert process.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < deadline, "PgBouncer didn't start"
+            time.sleep(0.01)
+        yield f"postgresql://perdure_test@/postgres?host={folder}&port={port}&pooler=transaction"
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def pooled_url(postgresql: Databases) -> Iterator[str]:
+    """The shared database, through PgBouncer in transaction mode."""
+    if not (shutil.which("pgbouncer") or Path("/usr/sbin/pgbouncer").exists()):
+        if os.environ.get("CI"):
+            pytest.fail("CI has to install PgBouncer: see .ci/run")
+        pytest.skip("there is no PgBouncer on this machine: apt-get install pgbouncer")
+    with pgbouncer(postgresql.server) as url:
+        yield url

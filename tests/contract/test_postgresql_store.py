@@ -29,3 +29,13 @@ class TestPostgresql(StoreContract):
         open_store, close = open_on(postgresql.url, postgresql.environment())
         yield open_store
         await close()
+
+
+class TestThroughPgBouncer(StoreContract):
+    """In transaction mode: no prepared statements, nothing that belongs to a session."""
+
+    @pytest.fixture
+    async def open_store(self, pooled_url, postgresql):
+        open_store, close = open_on(pooled_url, postgresql.environment())
+        yield open_store
+        await close()
