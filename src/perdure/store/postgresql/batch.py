@@ -49,11 +49,8 @@ from .statements import Statements
 Handler: TypeAlias = Callable[[Statements, list[tuple[int, Any]]], Awaitable[Sequence[tuple[int, Result]]]]
 
 
-async def apply_changes(db: Statements, changes: Sequence[Change]) -> tuple[list[Result], set[str]]:
-    """Carry out the changes in the transaction that `db` is in; results in the same order.
-
-    And the queues that have come into use: see enter_lanes.
-    """
+async def apply_changes(db: Statements, changes: Sequence[Change]) -> list[Result]:
+    """Carry out the changes in the transaction that `db` is in; results in the same order."""
     await lock_rows(db, changes)
     by_kind: dict[type, list[tuple[int, Any]]] = {}
     for n, change in enumerate(changes):
@@ -64,11 +61,12 @@ async def apply_changes(db: Statements, changes: Sequence[Change]) -> tuple[list
         if concerned:
             found.update(await handler(db, concerned))
     await return_numbers(db)
-    new = await enter_lanes(db) if db.batch.lanes else set[str]()
+    if db.batch.lanes:
+        await enter_lanes(db)
     if claims := by_kind.get(ClaimRuns):
         for n, change in claims:
             found[n] = await claim_runs(db, change)
-    return [found[n] for n in range(len(changes))], new
+    return [found[n] for n in range(len(changes))]
 
 
 async def apply_effects(db: Statements, effects: Iterable[Effect]) -> None:

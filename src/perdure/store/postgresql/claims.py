@@ -1,8 +1,9 @@
 """Claims and leases: who gets which runs, fairly and within the limits, whatever other nodes do meanwhile.
 
-Nobody waits for a run here: what another transaction has locked is left to it (SKIP LOCKED). Claims from queues that have
-limits wait for one another: they lock the rows of those queues in `queue_turns` first, then count leases, so a slot is
-dealt once. Whoever holds such a lock waits for nothing else until its COMMIT.
+Nobody waits for a run here: what another transaction has locked is left to it (SKIP LOCKED). Claims within limits wait for
+one another: they lock the environment's row first, then count leases, so a slot is dealt once. It is one lock for all
+limits, because a claim finds out as it goes along which of them matter; whoever holds it waits for nothing else until its
+COMMIT.
 """
 
 from __future__ import annotations
@@ -68,9 +69,8 @@ async def claim_runs(db: Statements, change: ClaimRuns) -> Claimed:
     claims: list[Claim] = []
     left = change.limit
     empty: set[_Lane] = set()
-    locks = _Locks(db, change)
     while left > 0:
-        dealt = await _deal(db, change, left, empty, locks)
+        dealt = await _deal(db, change, left, empty)
         if not dealt:
             break
         (queues, keys), limits = columns([lane for lane, _ in dealt], 2), [share for _, share in dealt]
@@ -87,41 +87,14 @@ async def claim_runs(db: Statements, change: ClaimRuns) -> Claimed:
     return Claimed(claims=claims)
 
 
-class _Locks:
-    """What a claim within limits has locked, in the order of its first round."""
-
-    def __init__(self, db: Statements, change: ClaimRuns) -> None:
-        self._db = db
-        self._is_environment_limited = change.environment_limit is not None
-        self._has_environment = False
-        self._queues: set[str] = set()
-
-    async def take(self, queues: Sequence[_Queue]) -> bool:
-        """Lock what has limits; whether anything was, so that what was read before may be out of date."""
-        more = False
-        if self._is_environment_limited and not self._has_environment:
-            self._has_environment = more = True
-            if not self._db.known.has_environment:
-                await self._db.execute("insert_environment")
-            await self._db.execute("lock_environment")
-        if limited := {queue.id for queue in queues if queue.is_limited} - self._queues:
-            self._queues |= limited
-            more = True
-            await self._db.execute("lock_queues", ids=sorted(limited))
-        return more
-
-
-async def _deal(
-    db: Statements, change: ClaimRuns, slots: int, empty: set[_Lane], locks: _Locks
-) -> list[_Share]:
+async def _deal(db: Statements, change: ClaimRuns, slots: int, empty: set[_Lane]) -> list[_Share]:
     """How many runs each lane may give."""
-    while True:
-        found, held = await db.fetch_row("ready_queues", limit=slots + len(empty))
-        queues = _decode_queues(found)
-        if not await locks.take(queues):
-            break
+    queues, held = await _look(db, slots, empty)
     taken: dict[_Lane, int] = {}
     if change.environment_limit is not None or any(queue.is_limited for queue in queues):
+        if not db.batch.is_limited:  # what was seen may be out of date once others have let go of the lock
+            await _lock_limits(db)
+            queues, held = await _look(db, slots, empty)
         taken = {(queue, key): count for queue, key, count in _decode_slots(held)}
     if change.environment_limit is not None:
         slots = min(slots, change.environment_limit - sum(taken.values()))
@@ -145,6 +118,19 @@ async def _deal(
     highest = max(priorities.values(), default=0)
     turns = [turn for turn in turns if priorities[turn.id] == highest]
     return list(shares(turns, slots).items()) if slots > 0 else []
+
+
+async def _look(db: Statements, slots: int, empty: set[_Lane]) -> tuple[list[_Queue], str]:
+    """Queues with ready runs, and the slots that are taken."""
+    found, held = await db.fetch_row("ready_queues", limit=slots + len(empty))
+    return _decode_queues(found), held
+
+
+async def _lock_limits(db: Statements) -> None:
+    if not db.known.has_environment:
+        await db.execute("insert_environment")
+    await db.execute("lock_environment")
+    db.batch.is_limited = True
 
 
 def _free(limit: int | None, taken: int) -> int | None:
@@ -208,16 +194,16 @@ async def _attach_tasks(db: Statements, change: ClaimRuns, claims: list[Claim]) 
 # --- what enters the queue ------------------------------------------------------------------------------------------------
 
 
-async def enter_lanes(db: Statements) -> set[str]:
+async def enter_lanes(db: Statements) -> None:
     """Make the lanes of the runs that this transaction has put into the ready queue, before it claims anything.
 
-    All at once, so that two transactions make the same ones in the same order. Returns the queues that are new, and will
-    be there for good once this is committed.
+    All at once, so that two transactions make the same ones in the same order.
     """
     lanes = db.batch.lanes
     new = sorted({queue for queue, _ in lanes} - db.known.queues)
     if new:
         await db.execute("insert_queues", ids=new)
+        db.batch.queues.update(new)
     keyed = sorted(lane for lane in lanes if lane[1])
     lanes.clear()
     while keyed:
@@ -225,7 +211,6 @@ async def enter_lanes(db: Statements) -> set[str]:
         await db.execute("insert_lanes", queues=queues, keys=keys)
         if await db.fetch("keep_lanes", queues=queues, keys=keys) == len(keyed):
             break  # else a claim has dropped one in between
-    return set(new)
 
 
 # --- leases --------------------------------------------------------------------------------------------------------------

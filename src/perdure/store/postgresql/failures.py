@@ -25,8 +25,14 @@ _CONFLICTS = ("40001", "40P01")
 _NUL = ("22021", "22P05")
 
 
+class OvertakenError(Exception):
+    """What a transaction has read was deleted by another before it could be locked: repeat it."""
+
+
 def is_conflict(error: BaseException) -> bool:
     """Whether the transaction should simply be repeated: a deadlock, or a statement that a migration has outdated."""
+    if isinstance(error, OvertakenError):
+        return True
     return sqlstate(error) in _CONFLICTS or type(error).__name__ in (
         "InvalidCachedStatementError",
         "OutdatedSchemaCacheError",

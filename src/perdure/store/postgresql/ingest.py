@@ -13,6 +13,7 @@ from perdure.schema.runs import RunStatus
 
 from . import rows
 from .events import record_matches
+from .failures import OvertakenError
 from .rows import encode
 from .statements import Held, Statements
 
@@ -32,6 +33,7 @@ async def ingest_events(db: Statements, ingests: list[tuple[int, IngestEvent]]) 
     if len(new) != len(fresh):
         fresh = {event_id: pair for event_id, pair in fresh.items() if event_id in new}
     awaited: list[str] = []
+    db.batch.events |= new
     if fresh:
         awaited, stored = await _complete(db, [change for _, change in fresh.values()])
     first = {n for n, _ in fresh.values()}
@@ -105,6 +107,8 @@ async def _repeats(db: Statements, changes: list[IngestEvent]) -> dict[str, Inge
         await db.execute("edit_events", edits=encode(list(edits.values())))
     ids = list(dict.fromkeys(c.event.id for c in changes))
     events = rows.decode_events(await db.fetch("events_by_id", ids=ids))
+    if len(events) < len(ids):
+        raise OvertakenError("an event that was known has just been deleted")
     found = {event.id: Ingested(event=event, runs=[], duplicate=True) for event in events}
     for run in rows.decode_runs(await db.fetch("runs_by_event", ids=ids)):
         found[run.event_id].runs.append(run)

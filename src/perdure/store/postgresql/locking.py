@@ -32,6 +32,7 @@ from perdure.engine.store import (
 from perdure.schema.effects import AnnotateRun, DeleteValue, SetValue, StartOperation, UpdateStatus
 from perdure.schema.runs import RunStatus
 
+from .rows import decode_strings
 from .statements import Held, Statements
 
 _decode_locked = msgspec.json.Decoder(list[tuple[str, RunStatus, int, int]]).decode
@@ -103,7 +104,8 @@ async def lock_rows(db: Statements, changes: Sequence[Change]) -> None:
         ):
             batch.runs[run_id] = Held(status, execution, wakes)
     if named.events:
-        await db.execute("lock_events", ids=sorted(named.events))
+        found = await db.fetch("lock_events", ids=sorted(named.events))
+        batch.events = set(decode_strings(found))
     if named.new_runs:
         jobs = sorted(named.new_runs)
         amounts = [named.new_runs[job_id] for job_id in jobs]

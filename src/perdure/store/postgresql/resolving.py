@@ -28,8 +28,8 @@ _decode_open = msgspec.json.Decoder(list[_Open]).decode
 
 
 async def resolve_tasks(db: Statements, changes: list[tuple[int, ResolveTask]]) -> Found:
-    """See ResolveTask; of two for one task in a batch the first one counts. Their runs are locked."""
-    pairs = list({(change.run_id, change.task_id): None for _, change in changes})
+    """See ResolveTask; of two for one task in a batch the first one counts. Their runs are locked, if there are any."""
+    pairs = list({(c.run_id, c.task_id): None for _, c in changes if c.run_id in db.batch.runs})
     runs, tasks = rows.columns(pairs, 2)
     found = await db.fetch("open_tasks", runs=runs, tasks=tasks)
     opened = {(row.run_id, row.task_id): row for row in _decode_open(found)}

@@ -17,7 +17,8 @@ async def delete_runs(db: Statements, changes: list[tuple[int, DeleteRuns]]) -> 
 
 
 async def _delete_runs(db: Statements, ids: list[str]) -> int:
-    deletable = decode_pairs(await db.fetch("deletable_runs", ids=ids))
+    locked = [run_id for run_id in ids if run_id in db.batch.runs]
+    deletable = decode_pairs(await db.fetch("deletable_runs", ids=locked))
     if not deletable:
         return 0
     gone = [run_id for run_id, _ in deletable]

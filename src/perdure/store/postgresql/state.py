@@ -152,7 +152,7 @@ _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 async def annotate_runs(db: Statements, changes: list[tuple[int, AnnotateRun]]) -> Found:
     """Refused if there is no such run."""
-    ids = list(dict.fromkeys(change.run_id for _, change in changes))
+    ids = list({change.run_id for _, change in changes if change.run_id in db.batch.runs})
     runs = {
         run_id: (dict.fromkeys(tags), metadata)
         for run_id, tags, metadata in _decode_annotations(await db.fetch("annotations", ids=ids))

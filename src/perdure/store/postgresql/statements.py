@@ -55,18 +55,26 @@ class Held(Struct):
 class Batch:
     """What a transaction that writes knows, from its beginning to its end.
 
+    What isn't in `runs` or `events` isn't there, even if another transaction has made it meanwhile: nobody has locked it.
+
     Attributes:
-        runs: those that are locked, by id.
+        runs: those that are locked, or made, by id.
+        events: ids of those that are locked, because they are changed, or made.
         numbers: the next run number of each job for which some are reserved, and how many are left.
         lanes: (queue, key) of the runs that have entered the ready queue.
+        queues: that have come into use.
+        is_limited: whether the lock of claims within limits is held.
     """
 
-    __slots__ = ("lanes", "numbers", "runs")
+    __slots__ = ("events", "is_limited", "lanes", "numbers", "queues", "runs")
 
     def __init__(self) -> None:
         self.runs: dict[str, Held] = {}
+        self.events: set[str] = set()
         self.numbers: dict[str, tuple[int, int]] = {}
         self.lanes: set[tuple[str, str]] = set()
+        self.queues: set[str] = set()
+        self.is_limited = False
 
     def next_number(self, job_id: str) -> int:
         number, left = self.numbers[job_id]
@@ -88,6 +96,11 @@ class Known:
     def __init__(self) -> None:
         self.queues: set[str] = set()
         self.has_environment = False
+
+    def learn(self, batch: Batch) -> None:
+        """A transaction has been committed."""
+        self.queues |= batch.queues
+        self.has_environment |= batch.is_limited
 
 
 class Statements:

@@ -31,7 +31,7 @@ from .batch import apply_changes
 from .check import find_faults
 from .connection import CommitHook, Database
 from .settings import parse_url
-from .statements import Known, Statements
+from .statements import Batch, Known, Statements
 from .tasks import BYTES_MAX, read_tasks
 
 T = TypeVar("T")
@@ -90,11 +90,13 @@ class PostgresqlStore:
         self._check_open()
         if not changes:
             return []
-        results, new_queues = await self._database.write(
-            lambda connection: apply_changes(self._statements(connection), changes)
-        )
-        if new_queues:
-            self._known.queues |= new_queues
+
+        async def work(connection: Any) -> tuple[list[Result], Batch]:
+            db = self._statements(connection)
+            return await apply_changes(db, changes), db.batch
+
+        results, batch = await self._database.write(work)
+        self._known.learn(batch)
         return results
 
     async def get_run(self, run_id: str) -> RunRow | None:

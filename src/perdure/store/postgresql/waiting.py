@@ -45,7 +45,7 @@ async def delete_other_waiters(
 
 
 async def check_waiters(db: Statements, changes: list[tuple[int, CheckWaiter]]) -> Found:
-    runs, tasks = columns({(change.run_id, change.task_id) for _, change in changes}, 2)
+    runs, tasks = columns({(c.run_id, c.task_id) for _, c in changes if c.run_id in db.batch.runs}, 2)
     await db.execute("check_waiters", runs=runs, tasks=tasks)
     return [(n, Applied()) for n, _ in changes]
 
@@ -70,7 +70,7 @@ async def start_operations(db: Statements, effects: Sequence[StartOperation]) ->
 
 
 async def repeat_operations(db: Statements, changes: list[tuple[int, RepeatOperation]]) -> Found:
-    of_runs, tasks = columns([(change.run_id, change.task_id) for _, change in changes], 2)
+    of_runs, tasks = columns({(c.run_id, c.task_id) for _, c in changes if c.run_id in db.batch.runs}, 2)
     attempts = {
         (run_id, task_id): attempt
         for run_id, task_id, attempt in _decode_attempts(

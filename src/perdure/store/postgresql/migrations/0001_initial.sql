@@ -137,7 +137,7 @@ alter table perdure.ended add primary key (env, completed_at, run_id);
 
 -- --- queues ------------------------------------------------------------------------------------------------------------
 
--- As they are defined. Claims only read it: what they lock and write is in queue_turns.
+-- As they are defined. Claims only read it: what they write is in queue_turns.
 create table perdure.queues (
     env text collate "C" not null,
     id text collate "C" not null,
@@ -148,7 +148,7 @@ create table perdure.queues (
     primary key (env, id)
 );
 
--- Queues that have been in use. Never deleted. A claim within limits locks its row.
+-- Queues that have been in use. Never deleted.
 create table perdure.queue_turns (
     env text collate "C" not null,
     id text collate "C" not null,
@@ -165,7 +165,7 @@ create table perdure.lanes (
     primary key (env, queue, queue_key)
 ) with (fillfactor = 50);
 
--- What a claim locks that is limited in all of an environment.
+-- What claims within limits lock, one after the other.
 create table perdure.environments (
     env text collate "C" primary key
 );

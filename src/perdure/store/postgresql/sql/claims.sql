@@ -6,15 +6,6 @@ select 1 from perdure.environments where env = :env for update;
 -- name: insert_environment
 insert into perdure.environments (env) values (:env) on conflict (env) do nothing;
 
--- name: lock_queues
--- Claims within the limits of these queues one after the other.
-with batch as materialized (select :env::text as env, id from unnest(:ids::text[]) as ids (id))
-
-select 1 from batch
-join perdure.queue_turns as turns on turns.env = batch.env and turns.id = batch.id
-order by batch.id collate "C"
-for no key update of turns;
-
 -- name: insert_queues
 -- Queues that come into use, each with its lane of the empty key. Neither is ever deleted.
 with turns as (

@@ -28,13 +28,15 @@ inserted as (
 select coalesce(json_agg(id), '[]') from inserted;
 
 -- name: lock_events
--- Events that are delivered, cancelled or deleted.
+-- Events that are delivered, cancelled or deleted: the ids of those that are there, as a JSON list.
 with batch as materialized (select :env::text as env, id from unnest(:ids::text[]) as ids (id))
 
-select 1 from batch
-join perdure.events on events.env = batch.env and events.id = batch.id
-order by batch.id collate "C"
-for no key update of events;
+select coalesce(json_agg(id), '[]') from (
+    select events.id from batch
+    join perdure.events on events.env = batch.env and events.id = batch.id
+    order by batch.id collate "C"
+    for no key update of events
+) as locked;
 
 -- name: edit_events
 -- Events that are to be delivered, and not too soon; null keeps what there is.
