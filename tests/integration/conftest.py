@@ -19,6 +19,8 @@ from perdure import Client, Job, Run, event_trigger
 from perdure.clock import SystemClock
 from perdure.testing.virtual_clock import VirtualClock, VirtualTimeLoop
 
+from .fake_server import Server
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
@@ -121,3 +123,9 @@ def app(tmp_path: Path, request: pytest.FixtureRequest) -> App:
     return App(
         f"sqlite:///{tmp_path}/jobs.db", real_time=request.node.get_closest_marker("real_time") is not None
     )
+
+
+@pytest.fixture
+def server() -> Server:
+    """A server for background requests: `app.run(job, http=server)`."""
+    return Server()
