@@ -58,8 +58,8 @@ async def nodes(postgresql):
         await store.close()
 
 
-def conflicts(stores: list[PostgresqlStore]) -> int:
-    return sum(store._database.conflicts for store in stores)
+def deadlocks(stores: list[PostgresqlStore]) -> int:
+    return sum(store._database.deadlocks for store in stores)
 
 
 async def test_no_run_is_claimed_twice(nodes):
@@ -79,7 +79,7 @@ async def test_no_run_is_claimed_twice(nodes):
 
     assert sorted(run_id for mine in found for run_id in mine) == [f"run_{n:03}" for n in range(300)]
     assert await stores[0].check() == []
-    assert conflicts(stores) == 0
+    assert deadlocks(stores) == 0
 
 
 async def test_limits_are_exact(nodes):
@@ -126,7 +126,7 @@ async def test_limits_are_exact(nodes):
     assert highest["all"] <= 11
     assert highest["all"] > 5  # they did run side by side
     assert await stores[0].check() == []
-    assert conflicts(stores) == 0
+    assert deadlocks(stores) == 0
 
 
 async def test_keys_come_and_go_and_nothing_is_left_behind(nodes):
@@ -150,7 +150,7 @@ async def test_keys_come_and_go_and_nothing_is_left_behind(nodes):
         await asyncio.gather(send_runs(0, stores[0]), send_runs(1, stores[1]), execute(stores[2]))
 
     assert await stores[0].check() == []
-    assert conflicts(stores) == 0
+    assert deadlocks(stores) == 0
 
 
 async def test_an_event_is_stored_once(nodes):
@@ -320,7 +320,7 @@ async def test_random_batches_of_several_nodes_leave_no_contradiction(nodes, see
         fault for fault in await stores[0].check() if "wait for nothing" not in fault
     ]  # as they were told to
     assert faults == []
-    assert conflicts(stores) == 0
+    assert deadlocks(stores) == 0
 
 
 async def test_deadlocks_are_repeated(nodes, postgresql):

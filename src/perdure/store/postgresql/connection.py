@@ -22,7 +22,7 @@ from perdure.clock import Clock, Random, SystemClock, system_random
 from perdure.errors import StoreBrokenError, UnavailableError, UsageError
 
 from .driver import connect
-from .failures import is_conflict, is_lost, translated
+from .failures import is_conflict, is_lost, sqlstate, translated
 from .migrating import migrate
 from .settings import GUARDS, PLANNER, Settings, set_local, set_session
 
@@ -49,12 +49,12 @@ class Database:
 
     Attributes:
         on_commit: called with "before" and "after" around every COMMIT; what it raises counts as raised by the COMMIT.
-        conflicts: how many transactions had to be repeated because they were in another's way.
+        deadlocks: how many transactions had to be repeated because they and others waited for each other.
     """
 
     def __init__(self, settings: Settings, node: str) -> None:
         self.on_commit: CommitHook | None = None
-        self.conflicts = 0
+        self.deadlocks = 0
         self._settings = settings
         self._node = node
         self._users = 1
@@ -106,7 +106,7 @@ class Database:
                     # The connection had died while it was idle: what was asked on it never began.
                 except _Conflict as error:
                     conflicts += 1
-                    self.conflicts += 1
+                    self.deadlocks += sqlstate(error.why) == "40P01"
                     _log.debug("a transaction is repeated: %s", error)
                     if conflicts == CONFLICTS_MAX:
                         raise translated(error.why) from error.why

@@ -26,7 +26,7 @@ from .statements import Statements
 InsertRuns: TypeAlias = Callable[[Statements, list[tuple[NewRun, EventRecord]]], Awaitable[object]]
 Ingest: TypeAlias = Callable[[Statements, list[tuple[int, IngestEvent]]], Awaitable[object]]
 
-_decode_due = msgspec.json.Decoder(list[tuple[int | None, EventRecord]]).decode
+decode_due = msgspec.json.Decoder(list[tuple[int | None, EventRecord]]).decode
 
 
 async def deliver_events(
@@ -86,7 +86,7 @@ async def record_matches(db: Statements, event_ids: Sequence[str]) -> list[str]:
 
 async def _due_events(db: Statements, ids: list[str]) -> tuple[dict[str, int | None], dict[str, EventRecord]]:
     """When the undelivered ones are due (None for others), and the events themselves: those that are locked."""
-    found = _decode_due(await db.fetch("due_of_events", ids=sorted(db.batch.events.intersection(ids))))
+    found = decode_due(await db.fetch("due_of_events", ids=sorted(db.batch.events.intersection(ids))))
     return {event.id: due_at for due_at, event in found}, {event.id: event for _, event in found}
 
 

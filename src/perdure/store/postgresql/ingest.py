@@ -12,7 +12,7 @@ from perdure.schema.execution import EventRecord
 from perdure.schema.runs import RunStatus
 
 from . import rows
-from .events import record_matches
+from .events import decode_due, record_matches
 from .failures import OvertakenError
 from .rows import encode
 from .statements import Held, Statements
@@ -102,14 +102,17 @@ async def insert_tags(db: Statements, tags: Sequence[tuple[str, str]]) -> None:
 
 async def _repeats(db: Statements, changes: list[IngestEvent]) -> dict[str, Ingested]:
     """Events that were known, edited if that is asked for and not too late."""
-    edits = {c.event.id: rows.edit_row(c) for c in changes if c.edit_before is not None}
-    if edits:
-        await db.execute("edit_events", edits=encode(list(edits.values())))
+    editable = {c.event.id: rows.edit_row(c) for c in changes if c.edit_before is not None}
+    if edits := [row for event_id, row in editable.items() if event_id in db.batch.events]:
+        await db.execute("edit_events", edits=encode(edits))
     ids = list(dict.fromkeys(c.event.id for c in changes))
-    events = rows.decode_events(await db.fetch("events_by_id", ids=ids))
+    events = decode_due(await db.fetch("due_of_events", ids=ids))
     if len(events) < len(ids):
         raise OvertakenError("an event that was known has just been deleted")
-    found = {event.id: Ingested(event=event, runs=[], duplicate=True) for event in events}
+    for due_at, event in events:
+        if due_at is not None and event.id in editable and event.id not in db.batch.events:
+            raise OvertakenError("an event that may be edited has just been stored")
+    found = {event.id: Ingested(event=event, runs=[], duplicate=True) for _, event in events}
     for run in rows.decode_runs(await db.fetch("runs_by_event", ids=ids)):
         found[run.event_id].runs.append(run)
     return found

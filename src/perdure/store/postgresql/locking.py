@@ -43,7 +43,7 @@ class _Named:
 
     def __init__(self) -> None:
         self.runs: set[str] = set()
-        self.events: set[str] = set()
+        self.events: dict[str, bool] = {}  # whether to lock it only if it is to be delivered
         self.new_runs: dict[str, int] = {}  # by job
 
     def add(self, changes: Iterable[Change | Effect]) -> None:
@@ -51,15 +51,19 @@ class _Named:
             match change:
                 case RecordTasks() | MoveRun():
                     self._write(change)
-                case IngestEvent() | TickSchedule():
+                case IngestEvent():
+                    self._make(change.runs)
+                    if change.edit_before is not None:
+                        self.events.setdefault(change.event.id, True)
+                case TickSchedule():
                     self._make(change.runs)
                 case DeliverEvent():
                     self._make(change.runs)
-                    self.events.add(change.event_id)
+                    self.events[change.event_id] = False
                 case CancelEvent():
-                    self.events.add(change.event_id)
+                    self.events[change.event_id] = False
                 case DeleteEvents():
-                    self.events.update(change.ids)
+                    self.events |= dict.fromkeys(change.ids, False)
                 case DeleteRuns():
                     self.runs.update(change.ids)
                 case SetValue() | DeleteValue():
@@ -104,7 +108,8 @@ async def lock_rows(db: Statements, changes: Sequence[Change]) -> None:
         ):
             batch.runs[run_id] = Held(status, execution, wakes)
     if named.events:
-        found = await db.fetch("lock_events", ids=sorted(named.events))
+        ids = sorted(named.events)
+        found = await db.fetch("lock_events", ids=ids, if_due=[named.events[event_id] for event_id in ids])
         batch.events = set(decode_strings(found))
     if named.new_runs:
         jobs = sorted(named.new_runs)

@@ -28,12 +28,15 @@ inserted as (
 select coalesce(json_agg(id), '[]') from inserted;
 
 -- name: lock_events
--- Events that are delivered, cancelled or deleted: the ids of those that are there, as a JSON list.
-with batch as materialized (select :env::text as env, id from unnest(:ids::text[]) as ids (id))
+-- The events :ids, of which :if_due only those that are to be delivered: the ids of those that are there, as a JSON list.
+with batch as materialized (
+    select :env::text as env, id, if_due from unnest(:ids::text[], :if_due::bool[]) as named (id, if_due)
+)
 
 select coalesce(json_agg(id), '[]') from (
     select events.id from batch
     join perdure.events on events.env = batch.env and events.id = batch.id
+    where not batch.if_due or events.due_at is not null
     order by batch.id collate "C"
     for no key update of events
 ) as locked;
@@ -118,10 +121,6 @@ select :env, id, status from inserted where status <> :queued;
 insert into perdure.run_tags (env, tag, run_id)
 select :env, tag, run_id from unnest(:tags::text[], :runs::text[]) as batch (tag, run_id)
 on conflict (env, tag, run_id) do nothing;
-
--- name: events_by_id
--- The events :ids as a JSON list of EventRecord.
-select coalesce(json_agg(json), '[]') from perdure.event_rows where env = :env and id = any(:ids::text[]);
 
 -- name: runs_by_event
 -- The runs of the events :ids as a JSON list of RunRow, oldest first.
