@@ -91,9 +91,14 @@ class Database:
     async def write(self, work: Work[T]) -> T:
         """Run `work` in one durable transaction; if it raises, nothing is written. Errors as the Store port says.
 
-        `work` is run again if the transaction was in another's way.
+        `work` is run again if the transaction was in another's way. Cancelling the wait doesn't cancel the transaction.
         """
         self._check()
+        writing = asyncio.ensure_future(self._write(work))
+        writing.add_done_callback(_look_at_error)
+        return await asyncio.shield(writing)
+
+    async def _write(self, work: Work[T]) -> T:
         async with self._writing:
             conflicts = 0
             while True:
@@ -278,10 +283,14 @@ class Database:
         return value
 
     async def _connect(self, session: dict[str, str]) -> Any:
+        connecting = asyncio.ensure_future(connect(self._settings))
         try:
-            connection = await connect(self._settings)
+            connection = await asyncio.shield(connecting)
             if session and not self._settings.pooled:
                 await connection.execute(set_session(session))
+        except asyncio.CancelledError:
+            connecting.add_done_callback(_terminate)  # asyncpg would leave its socket open
+            raise
         except Exception as error:
             raise translated(error) from error
         return connection
@@ -301,6 +310,17 @@ class _Lost(Exception):  # noqa: N818 - control flow
     def __init__(self, why: BaseException) -> None:
         super().__init__(why)
         self.why = why
+
+
+def _look_at_error(writing: asyncio.Future[Any]) -> None:
+    """Whoever waited for it may have been cancelled: then nobody else does, and asyncio complains."""
+    if not writing.cancelled():
+        writing.exception()
+
+
+def _terminate(connecting: asyncio.Future[Any]) -> None:
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result().terminate()
 
 
 async def _close(connection: Any) -> None:

@@ -11,6 +11,9 @@ _AGAIN = (
     "08",  # connection exceptions
     "25006",  # read only: this is a standby now
     "25P03",  # idle in transaction for too long
+    "28",  # a role or password that isn't valid any more
+    "3D000",  # no such database
+    "42501",  # rights were taken away
     "53",  # disk full, out of memory, too many connections
     "55P03",  # a lock was not to be had in time
     "57",  # cancelled, shut down, crashed, starting up

@@ -100,8 +100,13 @@ with batch as materialized (
 insert into perdure.operations (env, run_id, task_id, due_at, attempt, tries, started_at, operation)
 select tasks.env, tasks.run_id, tasks.id, batch.at, 1, 1, batch.at, batch.operation
 from batch
-join perdure.tasks on tasks.env = batch.env and tasks.run_id = batch.run_id and tasks.id = batch.task_id
-where tasks.completed_at is null and tasks.interrupted is null
+cross join lateral (
+    select env, run_id, id from perdure.tasks
+    where
+        tasks.env = :env and tasks.run_id = batch.run_id and tasks.id = batch.task_id
+        and tasks.completed_at is null and tasks.interrupted is null
+    offset 0
+) as tasks
 on conflict (env, run_id, task_id) do nothing;
 
 -- name: attempts_of_operations
