@@ -224,6 +224,19 @@ async def test_a_role_that_is_not_let_in_any_more_leaves_the_batch_to_be_repeate
         await apply(store, ingest())
 
 
+@pytest.mark.parametrize("pooled", [False, True])
+async def test_commits_are_durable_where_the_default_is_not(postgresql, pooled_url, pooled):
+    with postgresql.database() as url:
+        name = url.split("/")[3].split("?")[0]
+        postgresql.sql(f"alter database {name} set synchronous_commit to off")
+        store = await PostgresqlStore.open(pooled_url.replace("/postgres?", f"/{name}?") if pooled else url)
+
+        found = await store._database.write(lambda connection: connection.fetchval("show synchronous_commit"))
+
+        assert found == "on"
+        await store.close()
+
+
 async def test_rows_of_batches_do_not_pile_up(store, postgresql, monkeypatch):
     monkeypatch.setattr(connection, "BATCHES_KEPT", 5)
     for n in range(30):

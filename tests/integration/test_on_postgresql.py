@@ -65,7 +65,7 @@ async def test_what_one_process_leaves_another_takes_up(url):
         await dying.crash()
 
         async with asyncio.timeout(30):
-            runs = [await ended(second, event.runs[0].id) for event in events]
+            runs = [await second.wait_for_run(event.runs[0].id) for event in events]
         assert await second.check() == []
 
     assert {run.status for run in runs} == {RunStatus.COMPLETED}

@@ -89,6 +89,7 @@ class Engine:
         executing: of runs that this engine handed to executors: (execution, claimed at).
         orphans: executions whose end couldn't be written, by run; the rescuer takes them.
         is_running: between `start` and `stop`.
+        is_shared: whether other engines use the store, too.
     """
 
     def __init__(
@@ -152,7 +153,7 @@ class Engine:
             on_broken=self._broke,
             divided_from=divided_from,
         )
-        self._exclusive = exclusive
+        self.is_shared = not exclusive
         self._on_broken = on_broken
         self.run_ids: Iterator[str] = iter(ids.run_id, "")
         self._listeners: list[Listener] = []
@@ -160,7 +161,7 @@ class Engine:
         self.registry.add(jobs)
         self.queues = Queues(self)
         self.loops = Loops(self, random, http, output_bytes_max)
-        self.waits = Waits(store, self.writer, clock, on_due=self.loops.look)
+        self.waits = Waits(store, self.writer, clock, on_due=self.loops.look, is_shared=not exclusive)
         self._commits = Commits(self)
 
     # --- life -----------------------------------------------------------------------------------------------------------
@@ -172,7 +173,7 @@ class Engine:
             UnavailableError, StoreBrokenError: as the store says; the engine isn't running.
         """
         self.waits.active = sum((await self.store.count_by_status(active_only=True)).values())
-        if self._exclusive:
+        if not self.is_shared:
             await self.loops.rescue_all(self.clock.now())
         self._commits.awaited_names.update(await self.store.waiter_names())
         await self._set_up()

@@ -29,6 +29,9 @@ logger = logging.getLogger("perdure.engine")
 POLL_SECONDS = 30.0
 """How often a waiting source looks into the queue although nothing was announced: a safety net."""
 
+SHARED_POLL_SECONDS = 5.0
+"""The same where other engines put runs into the queue, too, who don't announce them here."""
+
 
 class EngineJournal:
     """The record of one execution (port: Journal)."""
@@ -150,7 +153,7 @@ class EngineSource:
         self._waiters.append((limit, waiter))
         self._issue()
         if self._poll_timer is None:
-            self._poll_timer = loop.call_later(POLL_SECONDS, self._poll)
+            self._poll_timer = loop.call_later(self._poll_seconds, self._poll)
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -255,12 +258,17 @@ class EngineSource:
             journal = EngineJournal(engine, claim, claimed_at)
             engine.close(core.put_back(claim, now), partial(_returned, journal))
 
+    @property
+    def _poll_seconds(self) -> float:
+        return SHARED_POLL_SECONDS if self._engine.is_shared else POLL_SECONDS
+
     def _poll(self) -> None:
         self._poll_timer = None
+        self._may_have_runs |= self._engine.is_shared
         while self._waiters and self._waiters[0][1].done():
             self._waiters.popleft()
         if self._waiters:
-            self._poll_timer = asyncio.get_running_loop().call_later(POLL_SECONDS, self._poll)
+            self._poll_timer = asyncio.get_running_loop().call_later(self._poll_seconds, self._poll)
         self.runs_queued()
 
 

@@ -18,6 +18,9 @@ from .writer import Writer
 POLL_SECONDS = 5.0
 """How often somebody who waits for the end of all work looks, whatever the hint says."""
 
+SHARED_POLL_SECONDS = 1.0
+"""How often somebody who waits for the end of a run looks where other engines may execute it."""
+
 
 class Waits:
     """Waiters of one engine.
@@ -27,8 +30,20 @@ class Waits:
         commits: how many transactions were committed.
     """
 
-    def __init__(self, store: Store, writer: Writer, clock: Clock, on_due: Callable[[int], None]) -> None:
-        """`on_due(now)` is called when something turns out to be due that nobody has done yet."""
+    def __init__(
+        self,
+        store: Store,
+        writer: Writer,
+        clock: Clock,
+        on_due: Callable[[int], None],
+        *,
+        is_shared: bool = False,
+    ) -> None:
+        """`on_due(now)` is called when something turns out to be due that nobody has done yet.
+
+        `is_shared`: other engines use the store, too; nobody tells when they end a run.
+        """
+        self._is_shared = is_shared
         self.active = 0
         self.commits = 0
         self._store = store
@@ -45,6 +60,7 @@ class Waits:
             end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             waiters = self._ends.setdefault(run_id, [])
             waiters.append(end)  # before reading: an end in between would be missed otherwise
+            timer: asyncio.TimerHandle | None = None
             try:
                 run = await self._read_run(run_id)
                 if run is None:
@@ -52,8 +68,12 @@ class Waits:
                 if run.status.is_terminal:
                     return run
                 self._require_open()
+                if self._is_shared:
+                    timer = asyncio.get_running_loop().call_later(SHARED_POLL_SECONDS, _resolve, end)
                 await end
             finally:
+                if timer is not None:
+                    timer.cancel()
                 waiters.remove(end)
                 if not waiters and self._ends.get(run_id) is waiters:
                     del self._ends[run_id]

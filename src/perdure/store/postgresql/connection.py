@@ -24,7 +24,7 @@ from perdure.errors import StoreBrokenError, UnavailableError, UsageError
 from .driver import connect
 from .failures import is_conflict, is_lost, sqlstate, translated
 from .migrating import migrate
-from .settings import GUARDS, PLANNER, Settings, set_local, set_session
+from .settings import DURABLE, GUARDS, PLANNER, Settings, set_local, set_session
 
 T = TypeVar("T")
 CommitHook = Callable[[str], None]
@@ -67,7 +67,9 @@ class Database:
         self._readers: list[Any] = []
         self._reading = asyncio.Semaphore(settings.readers_max)
         guards = set_local(GUARDS)
-        self._begin_write = f"begin;{guards}{set_local(PLANNER)}" if settings.pooled else f"begin;{guards}"
+        self._begin_write = f"begin;{guards}"
+        if settings.pooled:
+            self._begin_write += set_local(PLANNER) + DURABLE.format(local="true")
 
     @classmethod
     async def open(
@@ -287,7 +289,7 @@ class Database:
         try:
             connection = await asyncio.shield(connecting)
             if session and not self._settings.pooled:
-                await connection.execute(set_session(session))
+                await connection.execute(set_session(session) + DURABLE.format(local="false"))
         except asyncio.CancelledError:
             connecting.add_done_callback(_terminate)  # asyncpg would leave its socket open
             raise

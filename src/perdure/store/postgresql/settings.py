@@ -85,6 +85,10 @@ def parse_url(url: str) -> Settings:
     )
 
 
+# A server or a role may have it off: then a crash of the server loses what was acknowledged in its last moments.
+DURABLE = "select set_config('synchronous_commit', 'on', {local}) where current_setting('synchronous_commit') = 'off';"
+
+
 def set_local(settings: dict[str, str]) -> str:
     """For the rest of a transaction."""
     return "".join(f"set local {name} to '{value}';" for name, value in settings.items())
