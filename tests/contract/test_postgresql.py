@@ -336,39 +336,59 @@ async def test_connections_are_bounded(store, postgresql):
 
 ALL = {**queries(), "list_runs": list_runs_query(())}
 OF_ALL_ENVIRONMENTS = {"gate_holders"}
-READ_WHOLE_TABLES = {
-    "runs_not_in_ready", "ready_without_run", "ready_without_lane", "runs_without_lease", "leases_without_run",
-    "runs_not_idle", "idle_without_run", "runs_not_in_ended", "ended_without_run", "runs_waiting_for_nothing",
-    "runs_without_event", "tasks_without_run", "waits_without_run", "matches_without_event",
+# Their connections have the planner as it is: statistics say when to read more than by key.
+OF_READERS = {name for name in ALL if name.endswith(("_without_run", "_without_lane", "_without_lease", "_without_event"))} | {
+    "runs_not_in_ready", "runs_not_idle", "runs_not_in_ended", "runs_waiting_for_nothing", "leases", "due_runs", "matches",
+    "ended_runs", "list_queues", "list_runs", "place_in_queue", "count_by_status", "statuses_by_run", "childless_events",
 }  # fmt: skip
+
+
+async def faults_of_plan(conn, name: str) -> str | None:
+    """What is wrong with the plan of a query, as the connection that writes makes it."""
+    query = ALL[name]
+    await conn.execute(f"prepare query as {query.sql}")
+    nothing = ", ".join(["null"] * len(query.names))
+    plan = "\n".join(row[0] for row in await conn.fetch(f"explain (costs off) execute query ({nothing})"))
+    await conn.execute("deallocate query")
+    conditions = re.findall(r"Index Cond: (.*)", plan)
+    is_by_index = not re.search(r"(Seq|Bitmap Heap) Scan on", plan)
+    scans = re.findall(r"Index (?:Only )?Scan", plan)
+    is_by_env = len(conditions) == len(scans) and all("env = " in each for each in conditions)
+    return None if is_by_index and is_by_env and "env" in query.names else f"{name}:\n{plan}"
 
 
 @pytest.mark.parametrize("name", sorted(set(ALL) - OF_ALL_ENVIRONMENTS))
 async def test_no_query_scans_a_table_or_leaves_its_environment(store, postgresql, name):
-    """On empty tables, as a node plans them that has just made them: by an index, whose first condition is on env."""
+    """By an index, whose first condition is on env."""
     conn = await asyncpg.connect(postgresql.url)
     try:
         await conn.execute(settings.set_session(settings.PLANNER))
-        query = ALL[name]
-        await conn.execute(f"prepare query as {query.sql}")
-        plan = [
-            row[0]
-            for row in await conn.fetch(
-                f"explain (costs off) execute query ({', '.join(['null'] * len(query.names))})"
-            )
-        ]
+        assert await faults_of_plan(conn, name) is None
     finally:
         await conn.close()
 
-    assert "env" in query.names
-    text = "\n".join(plan)
-    tables = [line for line in plan if re.search(r"(Seq|Bitmap Heap) Scan on", line)]
-    assert tables == [], text
-    conditions = re.findall(r"Index Cond: (.*)", text)
-    scans = re.findall(r"Index (?:Only )?Scan", text)
-    if scans and "pg_" not in query.sql:
-        assert len(conditions) == len(scans), text
-        assert all("env = " in condition for condition in conditions), text
+
+@pytest.mark.parametrize("runs", [0, 1, 40])
+async def test_plans_do_not_depend_on_what_is_known_of_tables(postgresql, runs):
+    """A table that was nearly empty when it was analyzed may have a hundred thousand rows a minute later."""
+    with postgresql.database() as url:
+        store = await PostgresqlStore.open(url)
+        if runs:
+            await apply(store, *(ingest(f"run_{n}") for n in range(runs)))
+            found = await claimed(store, runs)
+            await apply(store, *(record(completed_task("t", 1), run_id=each.run_id) for each in found))
+            await apply(store, *(move(RunStatus.COMPLETED, each.run_id) for each in found))
+        await store.close()
+        conn = await asyncpg.connect(url)
+        try:
+            await conn.execute("analyze")
+            await conn.execute(settings.set_session(settings.PLANNER))
+            names = sorted(set(ALL) - OF_ALL_ENVIRONMENTS - OF_READERS)
+            found = [await faults_of_plan(conn, name) for name in names]
+        finally:
+            await conn.close()
+        faults = [fault for fault in found if fault]
+        assert not faults, "\n".join(faults)
 
 
 async def test_every_query_is_used():

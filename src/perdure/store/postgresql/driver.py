@@ -18,7 +18,9 @@ async def connect(settings: Settings) -> Any:
 def is_interface_error(error: BaseException) -> bool:
     """Whether asyncpg couldn't use its connection (closed, lost), and not because of an argument's value."""
     driver = _driver()
-    if isinstance(error, driver.InternalClientError):  # the server closed it just when something was asked on it
+    if isinstance(
+        error, driver.InternalClientError
+    ):  # the server closed it just when something was asked on it
         return True
     return isinstance(error, driver.InterfaceError) and not isinstance(error, ValueError)
 

@@ -12,7 +12,9 @@ from perdure.errors import ConfigurationError
 _OURS = ("pooler", "readers")
 
 # Statements are planned once, before there are statistics to speak of, and for tables that may grow a thousandfold within
-# the next minute: every access is to be by an index, whatever the planner makes of a table that is still empty.
+# the next minute: every access is to be by an index, whatever the planner makes of a table that is still empty. What joins a
+# batch says `env = any(array[batch.env])` for the same reason: an equation would make the whole index look sorted for a merge,
+# and reading all of it as cheap as looking up keys.
 PLANNER = {
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",

@@ -41,7 +41,7 @@ with batch as materialized (
 select count(*) from (
     select 1 from batch
     join perdure.lanes
-        on lanes.env = batch.env and lanes.queue = batch.queue and lanes.queue_key = batch.queue_key
+        on lanes.env = any(array[batch.env]) and lanes.queue = batch.queue and lanes.queue_key = batch.queue_key
     order by batch.queue collate "C", batch.queue_key collate "C"
     for key share of lanes
 ) as kept;
@@ -117,14 +117,14 @@ with picked as materialized (
 unqueued as (
     delete from perdure.ready using picked
     where
-        ready.env = picked.env and ready.queue = picked.queue and ready.queue_key = picked.queue_key
+        ready.env = any(array[picked.env]) and ready.queue = picked.queue and ready.queue_key = picked.queue_key
         and ready.priority = picked.priority and ready.ready_at = picked.queued_at and ready.run_id = picked.id
 ),
 
 claimed as (
     update perdure.runs set status = :status, execution = runs.execution + 1, started_at = coalesce(started_at, :at::bigint)
     from picked
-    where runs.env = picked.env and runs.id = picked.id
+    where runs.env = any(array[picked.env]) and runs.id = picked.id
     returning runs.*
 ),
 
@@ -162,7 +162,7 @@ select coalesce(json_agg(json_build_object(
     'queue_key', claimed.queue_key
 )), '[]')
 from claimed
-join perdure.events on events.env = claimed.env and events.id = claimed.event_id;
+join perdure.events on events.env = any(array[claimed.env]) and events.id = claimed.event_id;
 
 -- name: serve_lanes
 -- The lanes, and the queues, had their turns in the order of n; those that another claim serves just now are left to it.
@@ -193,12 +193,12 @@ free_queues as materialized (
 served_lanes as (
     update perdure.lanes set served = turn.first + batch.n
     from turn, free_lanes as batch
-    where lanes.env = batch.env and lanes.queue = batch.queue and lanes.queue_key = batch.queue_key
+    where lanes.env = any(array[batch.env]) and lanes.queue = batch.queue and lanes.queue_key = batch.queue_key
 )
 
 update perdure.queue_turns set served = turn.first + batch.n
 from turn, free_queues as batch
-where queue_turns.env = batch.env and queue_turns.id = batch.id;
+where queue_turns.env = any(array[batch.env]) and queue_turns.id = batch.id;
 
 -- name: lock_lanes
 -- Lanes of a key that nothing is just entering: [[queue, key], ...] as JSON.
@@ -226,7 +226,7 @@ with batch as materialized (
 )
 
 delete from perdure.lanes using batch
-where lanes.env = batch.env and lanes.queue = batch.queue and lanes.queue_key = batch.queue_key;
+where lanes.env = any(array[batch.env]) and lanes.queue = batch.queue and lanes.queue_key = batch.queue_key;
 
 -- name: renew_leases
 -- Those of :owner; how many. One that is locked is about to end.
@@ -239,7 +239,7 @@ with free as materialized (
 renewed as (
     update perdure.leases set expires_at = :expires_at
     from free
-    where leases.env = free.env and leases.run_id = free.run_id and leases.execution = free.execution
+    where leases.env = any(array[free.env]) and leases.run_id = free.run_id and leases.execution = free.execution
     returning 1
 )
 
@@ -260,7 +260,7 @@ with free as materialized (
 )
 
 delete from perdure.leases using free
-where leases.env = free.env and leases.run_id = free.run_id and leases.execution = free.execution;
+where leases.env = any(array[free.env]) and leases.run_id = free.run_id and leases.execution = free.execution;
 
 -- name: leases
 -- Leases that had expired at :expired_at, all for null, as a JSON list of LeaseRow, earliest first.

@@ -22,7 +22,7 @@ update perdure.events set
     arrived_at = batch.at,
     delivered_at = case when batch.has_runs then batch.at end
 from batch
-where events.env = batch.env and events.id = batch.id;
+where events.env = any(array[batch.env]) and events.id = batch.id;
 
 -- name: cancel_events
 with batch as materialized (
@@ -31,7 +31,7 @@ with batch as materialized (
 
 update perdure.events set due_at = null, cancelled_at = batch.at
 from batch
-where events.env = batch.env and events.id = batch.id;
+where events.env = any(array[batch.env]) and events.id = batch.id;
 
 -- name: awaited_events
 -- Which of :ids have arrived, and a waiter of their name. Hot.
@@ -144,12 +144,15 @@ on conflict (env, id) do update set
 -- name: next_ticks
 -- {id: next_at} of the active schedules among :ids that have one, as JSON; they are locked.
 select coalesce(json_object_agg(id, next_at), '{}') from (
-    select schedules.id, schedules.next_at
-    from (select :env::text as env, id from unnest(:ids::text[]) as ids (id) offset 0) as batch
-    join perdure.schedules on schedules.env = batch.env and schedules.id = batch.id
-    where schedules.is_active and schedules.next_at is not null
-    order by batch.id collate "C"
-    for no key update of schedules
+    select found.id, found.next_at
+    from (select id from unnest(:ids::text[]) as ids (id) order by id collate "C" offset 0) as batch
+    cross join lateral (
+        select schedules.id, schedules.next_at from perdure.schedules
+        where
+            schedules.env = :env and schedules.id = batch.id and schedules.is_active
+            and schedules.next_at is not null
+        for no key update
+    ) as found
 ) as locked;
 
 -- name: tick_schedules
@@ -161,7 +164,7 @@ with batch as materialized (
 
 update perdure.schedules set last_at = batch.last_at, next_at = batch.next_at
 from batch
-where schedules.env = batch.env and schedules.id = batch.id;
+where schedules.env = any(array[batch.env]) and schedules.id = batch.id;
 
 -- name: due_schedules
 -- A JSON list of ScheduleRow, earliest first.

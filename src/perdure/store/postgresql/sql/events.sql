@@ -35,7 +35,7 @@ with batch as materialized (
 
 select coalesce(json_agg(id), '[]') from (
     select events.id from batch
-    join perdure.events on events.env = batch.env and events.id = batch.id
+    join perdure.events on events.env = any(array[batch.env]) and events.id = batch.id
     where not batch.if_due or events.due_at is not null
     order by batch.id collate "C"
     for no key update of events
@@ -56,7 +56,9 @@ update perdure.events set
     due_at = batch.due_at,
     arrived_at = batch.due_at
 from batch
-where events.env = batch.env and events.id = batch.id and events.due_at >= batch.edit_before;
+where
+    events.env = any(array[batch.env]) and events.id = batch.id
+    and case when events.due_at >= batch.edit_before then true else false end;  -- not for the index on due_at
 
 -- name: insert_accounts
 -- Known ones are left alone.
@@ -87,7 +89,7 @@ with batch as materialized (
 
 update perdure.job_counters set last_number = last_number - batch.amount
 from batch
-where job_counters.env = batch.env and job_counters.job_id = batch.job_id;
+where job_counters.env = any(array[batch.env]) and job_counters.job_id = batch.job_id;
 
 -- name: insert_runs
 -- With their places in the ready queue, if they are :queued. Hot.
@@ -130,14 +132,18 @@ where env = :env and event_id = any(:ids::text[]);
 -- name: runs_by_parent
 -- The runs that tasks have asked for as a JSON list of RunRow, oldest first.
 with batch as materialized (
-    select distinct :env::text as env, run_id, task_id
+    select distinct run_id, task_id
     from unnest(:parents::text[], :tasks::text[]) as asked (run_id, task_id)
 )
 
 select coalesce(json_agg(rows.json order by rows.id), '[]')
 from batch
-join perdure.run_rows as rows
-    on rows.env = batch.env and rows.parent_run_id = batch.run_id and rows.parent_task_id = batch.task_id;
+cross join lateral (
+    select json, id from perdure.run_rows
+    where
+        run_rows.env = :env and run_rows.parent_run_id = batch.run_id and run_rows.parent_task_id = batch.task_id
+    offset 0
+) as rows;
 
 -- name: get_event
 select json from perdure.event_rows where env = :env and id = :id;

@@ -52,11 +52,11 @@ gone_values as (
 
 gone_tags as (
     delete from perdure.run_tags using gone as runs, json_array_elements_text(runs.tags::json) as tags (tag)
-    where run_tags.env = runs.env and run_tags.tag = tags.tag and run_tags.run_id = runs.id
+    where run_tags.env = any(array[runs.env]) and run_tags.tag = tags.tag and run_tags.run_id = runs.id
 )
 
 delete from perdure.ended using gone as runs
-where ended.env = runs.env and ended.completed_at = runs.completed_at and ended.run_id = runs.id;
+where ended.env = any(array[runs.env]) and ended.completed_at = runs.completed_at and ended.run_id = runs.id;
 
 -- name: delete_runs
 delete from perdure.runs where env = :env and id = any(:ids::text[]);

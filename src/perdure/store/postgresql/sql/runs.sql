@@ -10,7 +10,7 @@ with batch as materialized (select :env::text as env, id from unnest(:ids::text[
 select coalesce(json_agg(json_build_array(id, status, execution, wakes)), '[]') from (
     select runs.id, runs.status, runs.execution, runs.wakes
     from batch
-    join perdure.runs on runs.env = batch.env and runs.id = batch.id
+    join perdure.runs on runs.env = any(array[batch.env]) and runs.id = batch.id
     order by batch.id collate "C"
     for no key update of runs
 ) as locked;
@@ -29,7 +29,7 @@ went_on as materialized (
 unqueued as (
     delete from perdure.ready using left_queue as runs
     where
-        ready.env = runs.env and ready.queue = runs.queue
+        ready.env = any(array[runs.env]) and ready.queue = runs.queue
         and ready.queue_key = runs.queue_key and ready.priority = runs.priority and ready.ready_at = runs.queued_at
         and ready.run_id = runs.id
 ),
@@ -37,7 +37,7 @@ unqueued as (
 revived as (
     delete from perdure.ended using went_on as runs
     where
-        ended.env = runs.env and ended.completed_at = runs.completed_at and ended.run_id = runs.id
+        ended.env = any(array[runs.env]) and ended.completed_at = runs.completed_at and ended.run_id = runs.id
 )
 
 delete from perdure.idle where env = :env and run_id = any(:idle::text[]);
@@ -72,7 +72,7 @@ moved as (
         open_waits = coalesce(batch.open_waits, 0),
         resume_at = batch.resume_at
     from batch
-    where runs.env = batch.env and runs.id = batch.id
+    where runs.env = any(array[batch.env]) and runs.id = batch.id
     returning
         runs.id, runs.status, runs.queue, runs.queue_key, runs.priority, runs.queued_at, runs.wake_at, runs.completed_at
 ),
@@ -161,8 +161,8 @@ select coalesce(
     json_agg(json_build_array(runs.id, tasks.id, runs.status, runs.open_waits, runs.resume_at, runs.wake_at)), '[]'
 )
 from batch
-join perdure.tasks on tasks.env = batch.env and tasks.run_id = batch.run_id and tasks.id = batch.task_id
-join perdure.runs on runs.env = batch.env and runs.id = batch.run_id
+join perdure.tasks on tasks.env = any(array[batch.env]) and tasks.run_id = batch.run_id and tasks.id = batch.task_id
+join perdure.runs on runs.env = any(array[batch.env]) and runs.id = batch.run_id
 where
     tasks.completed_at is null and tasks.seq is null and tasks.interrupted is null and runs.completed_at is null;
 
@@ -181,7 +181,7 @@ update perdure.tasks set
     completed_at = batch.at,
     due_at = null
 from batch
-where tasks.env = batch.env and tasks.run_id = batch.run_id and tasks.id = batch.task_id;
+where tasks.env = any(array[batch.env]) and tasks.run_id = batch.run_id and tasks.id = batch.task_id;
 
 -- name: count_wakes
 -- And put forward the timers of those that have one.
@@ -197,13 +197,13 @@ counted as (
         open_waits = batch.open_waits,
         wake_at = batch.wake_at
     from batch
-    where runs.env = batch.env and runs.id = batch.id
+    where runs.env = any(array[batch.env]) and runs.id = batch.id
     returning runs.env, runs.id, runs.wake_at
 )
 
 update perdure.idle set due_at = counted.wake_at
 from counted
-where idle.env = counted.env and idle.run_id = counted.id and idle.due_at is distinct from counted.wake_at;
+where idle.env = any(array[counted.env]) and idle.run_id = counted.id and idle.due_at is distinct from counted.wake_at;
 
 -- name: get_run
 select json from perdure.run_rows where env = :env and id = :id;

@@ -13,17 +13,18 @@ select
             from unnest(:runs::text[], :keys::text[]) as updated (run_id, key)
         ) as batch
         join perdure.statuses
-            on statuses.env = batch.env and statuses.run_id = batch.of_run and statuses.key = batch.of_key
+            on statuses.env = any(array[batch.env]) and statuses.run_id = batch.of_run and statuses.key = batch.of_key
     ),
     (
-        select coalesce(json_agg(json_build_array(versions.run_id, versions.key, versions.update_id)), '[]')
-        from (
-            select distinct :env::text as env, run_id as of_run, key as of_key, id
-            from unnest(:of_runs::text[], :of_keys::text[], :updates::text[]) as updates (run_id, key, id)
-        ) as batch
-        join perdure.status_versions as versions
-            on versions.env = batch.env and versions.run_id = batch.of_run and versions.key = batch.of_key
-            and versions.update_id = batch.id
+        select coalesce(json_agg(json_build_array(updates.run_id, updates.key, updates.id)), '[]')
+        from unnest(:of_runs::text[], :of_keys::text[], :updates::text[]) as updates (run_id, key, id)
+        cross join lateral (
+            select 1 from perdure.status_versions as versions
+            where
+                versions.env = :env and versions.run_id = updates.run_id and versions.key = updates.key
+                and versions.update_id = updates.id
+            offset 0
+        ) as made
     );
 
 -- name: put_statuses
@@ -73,7 +74,7 @@ select coalesce(json_agg(json_build_array(scope, key)), '[]') from (
         offset 0
     ) as batch
     join perdure.key_values as stored
-        on stored.env = batch.env and stored.scope = batch.scope and stored.key = batch.key
+        on stored.env = any(array[batch.env]) and stored.scope = batch.scope and stored.key = batch.key
     order by batch.scope collate "C", batch.key collate "C"
     for update of stored
 ) as locked;
@@ -95,7 +96,7 @@ with batch as materialized (
 )
 
 delete from perdure.key_values using batch
-where key_values.env = batch.env and key_values.scope = batch.scope and key_values.key = batch.key;
+where key_values.env = any(array[batch.env]) and key_values.scope = batch.scope and key_values.key = batch.key;
 
 -- name: get_value
 -- [value, types] as JSON.
@@ -116,7 +117,7 @@ with batch as materialized (
 
 update perdure.runs set tags = batch.tags, metadata = batch.metadata
 from batch
-where runs.env = batch.env and runs.id = batch.id;
+where runs.env = any(array[batch.env]) and runs.id = batch.id;
 
 -- name: define_queues
 insert into perdure.queues (env, id, concurrency_limit, key_limit, priority)

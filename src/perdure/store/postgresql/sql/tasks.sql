@@ -57,7 +57,7 @@ with batch as materialized (
 update perdure.tasks set status = :canceled, completed_at = batch.at
 from batch
 where
-    tasks.env = batch.env and tasks.run_id = batch.run_id
+    tasks.env = any(array[batch.env]) and tasks.run_id = batch.run_id
     and tasks.seq is null and tasks.interrupted is null and tasks.completed_at is null;
 
 -- name: reset_points
@@ -69,7 +69,7 @@ select coalesce(json_agg(json_build_array(run_id, point)), '[]') from (
         from unnest(:runs::text[], :tasks::text[]) as reset (run_id, task_id)
         offset 0
     ) as batch
-    join perdure.tasks on tasks.env = batch.env and tasks.run_id = batch.run_id and tasks.id = batch.task_id
+    join perdure.tasks on tasks.env = any(array[batch.env]) and tasks.run_id = batch.run_id and tasks.id = batch.task_id
     where tasks.seq is not null
     group by tasks.run_id
 ) as points;
@@ -80,7 +80,7 @@ with batch as materialized (
 )
 
 delete from perdure.tasks using batch
-where tasks.env = batch.env and tasks.run_id = batch.run_id and tasks.id = batch.task_id;
+where tasks.env = any(array[batch.env]) and tasks.run_id = batch.run_id and tasks.id = batch.task_id;
 
 -- name: delete_platform_rows
 -- What the platform wrote below the tasks.
@@ -90,7 +90,7 @@ with batch as materialized (
 
 delete from perdure.tasks using batch
 where
-    tasks.env = batch.env and tasks.run_id = batch.run_id and tasks.opened < 0 and tasks.parent_id = batch.task_id;
+    tasks.env = any(array[batch.env]) and tasks.run_id = batch.run_id and tasks.opened < 0 and tasks.parent_id = batch.task_id;
 
 -- name: delete_interrupted_tasks
 -- Rows of :canceled tasks that were interrupted at or after their run's point.
@@ -100,7 +100,7 @@ with batch as materialized (
 
 delete from perdure.tasks using batch
 where
-    tasks.env = batch.env and tasks.run_id = batch.run_id and tasks.interrupted >= batch.point and tasks.status = :canceled;
+    tasks.env = any(array[batch.env]) and tasks.run_id = batch.run_id and tasks.interrupted >= batch.point and tasks.status = :canceled;
 
 -- name: clear_interruptions
 with batch as materialized (
@@ -109,7 +109,7 @@ with batch as materialized (
 
 update perdure.tasks set interrupted = null
 from batch
-where tasks.env = batch.env and tasks.run_id = batch.run_id and tasks.interrupted >= batch.point;
+where tasks.env = any(array[batch.env]) and tasks.run_id = batch.run_id and tasks.interrupted >= batch.point;
 
 -- name: delete_canceled_tasks
 -- Rows that cancel_open_tasks made :canceled in the runs :ids.

@@ -38,7 +38,7 @@ with batch as materialized (
 
 update perdure.event_waiters set is_checked = true
 from batch
-where event_waiters.env = batch.env and event_waiters.run_id = batch.run_id and event_waiters.task_id = batch.task_id;
+where event_waiters.env = any(array[batch.env]) and event_waiters.run_id = batch.run_id and event_waiters.task_id = batch.task_id;
 
 -- name: waiter_names
 select coalesce(json_agg(name order by name), '[]') from (
@@ -87,7 +87,7 @@ with free as materialized (
 )
 
 delete from perdure.matches using free
-where matches.env = free.env and matches.arrived_at = free.arrived_at and matches.event_id = free.id;
+where matches.env = any(array[free.env]) and matches.arrived_at = free.arrived_at and matches.event_id = free.id;
 
 -- name: start_operations
 -- A known one is left alone, and so are tasks that aren't open.
@@ -119,7 +119,7 @@ with batch as materialized (
 select coalesce(json_agg(json_build_array(operations.run_id, operations.task_id, attempt)), '[]')
 from batch
 join perdure.operations
-    on operations.env = batch.env and operations.run_id = batch.run_id and operations.task_id = batch.task_id;
+    on operations.env = any(array[batch.env]) and operations.run_id = batch.run_id and operations.task_id = batch.task_id;
 
 -- name: repeat_operations
 with batch as materialized (
@@ -130,7 +130,7 @@ with batch as materialized (
 
 update perdure.operations set attempt = batch.attempt, due_at = batch.due_at, tries = batch.tries
 from batch
-where operations.env = batch.env and operations.run_id = batch.run_id and operations.task_id = batch.task_id;
+where operations.env = any(array[batch.env]) and operations.run_id = batch.run_id and operations.task_id = batch.task_id;
 
 -- name: due_operations
 -- A JSON list of OperationRow, earliest first.
@@ -172,11 +172,11 @@ with batch as materialized (
 
 uncalled as (
     delete from perdure.operations using batch
-    where operations.env = batch.env and operations.run_id = batch.run_id and operations.task_id = batch.task_id
+    where operations.env = any(array[batch.env]) and operations.run_id = batch.run_id and operations.task_id = batch.task_id
 )
 
 delete from perdure.event_waiters using batch
-where event_waiters.env = batch.env and event_waiters.run_id = batch.run_id and event_waiters.task_id = batch.task_id;
+where event_waiters.env = any(array[batch.env]) and event_waiters.run_id = batch.run_id and event_waiters.task_id = batch.task_id;
 
 -- name: waiters_by_run
 -- A JSON list of WaiterRow.
