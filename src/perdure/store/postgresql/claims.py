@@ -89,13 +89,13 @@ async def claim_runs(db: Statements, change: ClaimRuns) -> Claimed:
 
 async def _deal(db: Statements, change: ClaimRuns, slots: int, empty: set[_Lane]) -> list[_Share]:
     """How many runs each lane may give."""
-    queues, held = await _look(db, slots, empty)
+    queues, held = await _look(db, change, slots, empty)
     taken: dict[_Lane, int] = {}
-    if change.environment_limit is not None or any(queue.is_limited for queue in queues):
+    if held is not None:
         if not db.batch.is_limited:  # what was seen may be out of date once others have let go of the lock
             await _lock_limits(db)
-            queues, held = await _look(db, slots, empty)
-        taken = {(queue, key): count for queue, key, count in _decode_slots(held)}
+            queues, held = await _look(db, change, slots, empty)
+        taken = {(queue, key): count for queue, key, count in _decode_slots(held or "[]")}
     if change.environment_limit is not None:
         slots = min(slots, change.environment_limit - sum(taken.values()))
     turns: list[QueueTurn] = []
@@ -120,9 +120,12 @@ async def _deal(db: Statements, change: ClaimRuns, slots: int, empty: set[_Lane]
     return list(shares(turns, slots).items()) if slots > 0 else []
 
 
-async def _look(db: Statements, slots: int, empty: set[_Lane]) -> tuple[list[_Queue], str]:
-    """Queues with ready runs, and the slots that are taken."""
-    found, held = await db.fetch_row("ready_queues", limit=slots + len(empty))
+async def _look(
+    db: Statements, change: ClaimRuns, slots: int, empty: set[_Lane]
+) -> tuple[list[_Queue], str | None]:
+    """Queues with ready runs, and, if there are limits, the slots that are taken."""
+    is_limited = change.environment_limit is not None
+    found, held = await db.fetch_row("ready_queues", limit=slots + len(empty), is_limited=is_limited)
     return _decode_queues(found), held
 
 

@@ -48,8 +48,9 @@ select count(*) from (
 
 -- name: ready_queues
 -- As JSON: queues with ready runs that aren't paused, in the order of their turns: [[id, priority, concurrency_limit,
--- key_limit, [key, ...]], ...], at most :limit lanes of each that aren't at their limit, in theirs; and the slots taken:
--- [[queue, key, executions], ...]. Hot.
+-- key_limit, [key, ...]], ...], at most :limit lanes of each that aren't at their limit, in theirs; and, if one of them has a
+-- limit or :is_limited, the slots taken: [[queue, key, executions], ...]. (They are counted only then: with a transaction open
+-- for long there are many dead leases.) Hot.
 with held as materialized (
     select queue, queue_key, count(*) as executions from perdure.leases where env = :env group by queue, queue_key
 )
@@ -59,7 +60,10 @@ select
         json_build_array(turns.id, coalesce(queues.priority, 0), queues.concurrency_limit, queues.key_limit, lanes.keys)
         order by turns.served, turns.id
     ), '[]'),
-    (select coalesce(json_agg(json_build_array(queue, queue_key, executions)), '[]') from held)
+    case
+        when :is_limited::bool or bool_or(queues.concurrency_limit is not null or queues.key_limit is not null)
+            then (select coalesce(json_agg(json_build_array(queue, queue_key, executions)), '[]') from held)
+    end
 from perdure.queue_turns as turns
 left join perdure.queues on queues.env = turns.env and queues.id = turns.id
 cross join lateral (
