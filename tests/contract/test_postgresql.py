@@ -31,6 +31,8 @@ from perdure.testing.store_contract.factories import (
 )
 from tests.postgresql import server
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def store(postgresql):

@@ -40,6 +40,8 @@ from perdure.testing.store_contract.waiting import send, suspend, wait
 from perdure.testing.store_model import StoreModel
 from tests.property.store_batches import Batches
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def nodes(postgresql):

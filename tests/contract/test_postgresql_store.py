@@ -31,6 +31,7 @@ class TestPostgresql(StoreContract):
         await close()
 
 
+@pytest.mark.slow
 class TestThroughPgBouncer(StoreContract):
     """In transaction mode: no prepared statements, nothing that belongs to a session."""
 

@@ -13,6 +13,7 @@ from .test_store_differential import FIRST, SEEDS, play, unseen
 PART = max(1, SEEDS // 2)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(100 + 10 * PART)
 async def test_postgresql_answers_as_its_port_says(postgresql) -> None:
     seen: Counter[tuple[str, str]] = Counter()
