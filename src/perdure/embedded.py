@@ -17,7 +17,6 @@ from perdure.engine.engine import Engine
 from perdure.engine.fetcher import HttpClient
 from perdure.engine.journal import EngineSource
 from perdure.engine.store import Store
-from perdure.engine.writer import DIVIDED_FROM
 from perdure.errors import ConfigurationError, StoreBrokenError, UsageError
 from perdure.ids import Ids
 from perdure.schema.retention import Retention
@@ -53,7 +52,7 @@ class EmbeddedSettings(TypedDict, total=False):
     inline: bool
     open_store: Callable[[], Awaitable[Store]] | None
     owner: str | None
-    divided_from: int
+    divided_from: int | None
 
 
 class Embedded:
@@ -109,7 +108,7 @@ class Embedded:
         inline: bool = False,
         open_store: Callable[[], Awaitable[Store]] | None = None,
         owner: str | None = None,
-        divided_from: int = DIVIDED_FROM,
+        divided_from: int | None = None,
     ) -> None:
         whole_numbers = {
             "max_executions": max_executions,

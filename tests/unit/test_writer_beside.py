@@ -383,6 +383,47 @@ def test_both_parts_find_the_store_unavailable_for_a_while() -> None:
 
 
 @pytest.mark.parametrize("part", [0, 1])
+def test_a_part_that_fails_after_the_pause_of_the_other_is_repeated(part: int) -> None:
+    async def test(setting: Setting) -> None:
+        setting.record_all()
+        await setting.until_begun(2)
+        run = int(setting.runs(1 - part)[0].removeprefix("run_"))
+        for n in (0, 1):
+            setting.store.errors[setting.before + n] = UnavailableError("locked")
+        setting.open(part)
+        await setting.settle()
+        ended = setting.writer.submit(end(run))  # what the pump can't write before the other part
+        await asyncio.sleep(10)  # longer than any pause
+        setting.store.open_all()
+        await setting.writer.flush()
+
+        assert list(setting.told.values()) == [True] * RUNS
+        assert await ended
+        assert setting.writer.unavailable is None
+
+    with_setting(test)
+
+
+def test_a_part_beside_is_not_repeated_while_the_other_is_written() -> None:
+    async def test(setting: Setting) -> None:
+        refused: Callable[[Change], BaseException | None] = lambda _: UnavailableError("refused")  # noqa: E731
+        setting.record_all()
+        await setting.until_begun(2)
+        setting.store.error_for = refused
+        setting.open(1)
+        await asyncio.sleep(10)
+        begun = setting.begun
+        setting.store.error_for = lambda _: None
+        setting.store.open_all()
+        await setting.writer.flush()
+
+        assert begun == 2
+        assert list(setting.told.values()) == [True] * RUNS
+
+    with_setting(test)
+
+
+@pytest.mark.parametrize("part", [0, 1])
 def test_only_the_culprit_of_a_part_fails(part: int) -> None:
     async def test(setting: Setting) -> None:
         setting.record_all()

@@ -47,7 +47,7 @@ from .store import (
     WakeRuns,
 )
 from .waits import Waits
-from .writer import DIVIDED_FROM, Told, Writer
+from .writer import Told, Writer
 
 EDIT_MARGIN_MS = 5_000
 """How long before its delivery an event can still be edited (Protocol, events: dedupe)."""
@@ -109,7 +109,7 @@ class Engine:
         http: HttpClient | None = None,
         output_bytes_max: int = DEFAULT_LIMITS.output_bytes_max,
         on_broken: Callable[[BaseException], None] | None = None,
-        divided_from: int = DIVIDED_FROM,
+        divided_from: int | None = None,
     ) -> None:
         """Make an engine; `start` begins its work.
 

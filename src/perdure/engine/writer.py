@@ -40,7 +40,7 @@ BACKOFF_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 
 _FAILS_AT_ONCE = frozenset({IngestEvent, ClaimRuns, RenewLeases})
 
-DIVIDED_FROM = 64
+_DIVIDED_FROM = 64
 
 _DIVISIONS = 50
 """How many batches are divided before it is measured again whether that pays."""
@@ -61,7 +61,7 @@ class Writer:
         *,
         batch_max: int = 2_000,
         pending_max: int = 10_000,
-        divided_from: int = DIVIDED_FROM,
+        divided_from: int | None = None,
         on_committed: Callable[[list[Change], list[Result]], None] | None = None,
         on_rejected: Callable[[Change], None] | None = None,
         on_available: Callable[[], None] | None = None,
@@ -73,7 +73,7 @@ class Writer:
             store: where to.
             batch_max: changes in one transaction.
             pending_max: unsettled changes from which `room` makes its callers wait.
-            divided_from: of how many runs there have to be records for a batch of them to be written in two parts.
+            divided_from: a batch of records of so many runs is always written in two parts; None: of many, where that pays.
             on_committed: called with each committed batch and its results, before the futures are resolved.
             on_rejected: called with a change that can't be written, before its future fails.
             on_available: called when the store can be tried again after having been unavailable.
@@ -85,7 +85,8 @@ class Writer:
         self._store = store
         self._batch_max = batch_max
         self._pending_max = pending_max
-        self._divided_from = divided_from
+        self._divided_from = divided_from or _DIVIDED_FROM
+        self._divides_always = divided_from is not None
         self._on_committed = on_committed
         self._on_rejected = on_rejected
         self._on_available = on_available
@@ -98,6 +99,7 @@ class Writer:
         self._flush_waiters: list[asyncio.Future[None]] = []
         self._sleeper: asyncio.Future[None] | None = None
         self._failures = 0
+        self._is_backing_off = False
         self._closed: str | None = None
         self._writing: set[str] | None = None
         """The runs whose records the pump is writing; None while it writes nothing, or anything else."""
@@ -260,6 +262,8 @@ class Writer:
 
     def _pays(self, runs: int) -> bool:
         """Whether to divide a large batch, which concerns so many runs. Not what is a part of one already."""
+        if self._divides_always:
+            return True
         if self._undivided_seconds is not None:
             # How long it took until those whom the last one concerned had come together again.
             loop_seconds = self._loop.time() - self._settled_at
@@ -282,6 +286,7 @@ class Writer:
                 results = await self._store.apply(batch.changes)
             except BaseException as exc:
                 self._pending.prepend(batch)  # the pump repeats it, and finds out the same
+                self._writing = None  # nothing more beside what is being written now
                 if self._pump.done():
                     self._fail_all()
                 if not isinstance(exc, Exception):
@@ -291,7 +296,7 @@ class Writer:
                 self._let_in()
             finally:
                 self._beside = None
-                if self.unavailable is None:
+                if not self._is_backing_off:
                     self._wake()
 
     def _take_beside(self) -> Batch | None:
@@ -393,7 +398,9 @@ class Writer:
         if self._failures == 0:
             logger.warning("the store can't take writes, repeating until it does: %s", exc)
         self._failures += 1
+        self._is_backing_off = True
         await self._sleep(pause)
+        self._is_backing_off = False
         if not self._pending.changes:
             self._become_available()  # nothing of ours to try it with: the next caller finds out
 

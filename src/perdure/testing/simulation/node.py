@@ -97,7 +97,7 @@ class Node:
             grace=chance.choice((0.0, 2.0)),
             linger=chance.choice((1.0, 1.0, 0.05, 10.0)),
             force_replay=chance.random() < 0.1,
-            divided_from=chance.choice((2, 2, 64)),
+            divided_from=chance.choice((2, 2, None)),
             watch_loop=False,
         )
 
