@@ -40,7 +40,7 @@ from .store_batches import NAMES, START, Batches
 SEEDS = int(os.environ.get("PERDURE_DIFFERENTIAL_SEEDS", "12"))
 FIRST = int(os.environ.get("PERDURE_DIFFERENTIAL_FIRST", "0"))
 EVERY = int(os.environ.get("PERDURE_DIFFERENTIAL_EVERY", "4"))
-BATCHES = 120
+BATCHES = int(os.environ.get("PERDURE_DIFFERENTIAL_BATCHES", "120"))
 
 ALWAYS_APPLIED = {
     "DefineQueue",

@@ -56,7 +56,10 @@ class IngestEvent(Struct, kw_only=True, gc=False):
 
 
 class Ingested(Struct, kw_only=True, gc=False):
-    """The event and its runs as stored: `duplicate` if they are those of an earlier event with this id."""
+    """The event and its runs as stored: `duplicate` if they are those of an earlier event with this id.
+
+    A duplicate is told as all edits of the batch left it.
+    """
 
     event: EventRecord
     runs: list[RunRow]

@@ -10,6 +10,7 @@ from perdure.engine.store import Ingested, IngestEvent, NewRun, RunRow
 from perdure.errors import InternalError
 from perdure.schema.execution import EventRecord
 from perdure.schema.runs import RunStatus
+from perdure.store.waves import in_waves
 
 from . import rows
 from .events import decode_due, record_matches
@@ -102,9 +103,11 @@ async def insert_tags(db: Statements, tags: Sequence[tuple[str, str]]) -> None:
 
 async def _repeats(db: Statements, changes: list[IngestEvent]) -> dict[str, Ingested]:
     """Events that were known, edited if that is asked for and not too late."""
-    editable = {c.event.id: rows.edit_row(c) for c in changes if c.edit_before is not None}
-    if edits := [row for event_id, row in editable.items() if event_id in db.batch.events]:
-        await db.execute("edit_events", edits=encode(edits))
+    edits = [change for change in changes if change.edit_before is not None]
+    editable = {change.event.id for change in edits}
+    locked = [change for change in edits if change.event.id in db.batch.events]
+    for wave in in_waves(locked, lambda change: change.event.id):
+        await db.execute("edit_events", edits=encode(list(map(rows.edit_row, wave))))
     ids = list(dict.fromkeys(c.event.id for c in changes))
     events = decode_due(await db.fetch("due_of_events", ids=ids))
     if len(events) < len(ids):

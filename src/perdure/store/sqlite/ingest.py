@@ -11,6 +11,7 @@ from perdure.engine.store import Ingested, IngestEvent, NewRun, RunRow
 from perdure.errors import InternalError
 from perdure.schema.execution import EventRecord
 from perdure.schema.runs import RunStatus
+from perdure.store.waves import in_waves
 
 from . import rows
 from .events import record_matches
@@ -117,9 +118,9 @@ def enter_ready(db: Statements, ids: Iterable[str]) -> None:
 
 def _repeats(db: Statements, changes: list[IngestEvent]) -> dict[str, Ingested]:
     """Events that were known, edited if that is asked for and not too late."""
-    edits = {c.event.id: rows.edit_row(c) for c in changes if c.edit_before is not None}
-    if edits:
-        db.execute("edit_events", edits=encode(list(edits.values())))
+    edits = [change for change in changes if change.edit_before is not None]
+    for wave in in_waves(edits, lambda change: change.event.id):
+        db.execute("edit_events", edits=encode(list(map(rows.edit_row, wave))))
     ids = encode(list(dict.fromkeys(c.event.id for c in changes)))
     events = rows.decode_events(db.fetch("events_by_id", ids=ids))
     found = {event.id: Ingested(event=event, runs=[], duplicate=True) for event in events}

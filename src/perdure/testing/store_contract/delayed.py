@@ -133,6 +133,19 @@ class DelayedEventContract:
         assert await apply(store, deliver("run_1")) == [Refused(run=None)]
         assert await apply(store, deliver("run_1", due_at=DUE + 50)) == [Applied()]
 
+    async def test_edits_of_a_batch_are_made_in_order(self, open_store: OpenStore) -> None:
+        store = await open_store("dev")
+        await apply(store, delay(payload="1"))
+
+        await apply(
+            store,
+            delay(payload="2", deliver_at=DUE + 50, edit_before=NOW),
+            delay(payload="null", deliver_at=DUE + 60, edit_before=NOW),  # keeps the payload
+        )
+
+        assert (await stored_event(store)).payload == "2"
+        assert await store.next_event_due() == DUE + 60
+
     async def test_edited_event_without_a_time_is_due_now(self, open_store: OpenStore) -> None:
         store = await open_store("dev")
         await apply(store, delay())

@@ -18,6 +18,7 @@ from perdure.engine.store import (
     DeleteRuns,
     DeliverEvent,
     FinishMatch,
+    Ingested,
     IngestEvent,
     MoveRun,
     PauseQueue,
@@ -91,7 +92,11 @@ class Writes(RunWrites):
             return self.resolve_all(changes)
         if isinstance(first, MoveRun):
             return self.move_all(changes)
-        return {n: self._one(change) for n, change in changes}
+        answers = {n: self._one(change) for n, change in changes}
+        for answer in answers.values():
+            if isinstance(answer, Ingested) and answer.duplicate:
+                answer.event = self.events[answer.event.id].record  # as the last edit of the batch left it
+        return answers
 
     def _one(self, change: Change) -> Result:  # noqa: C901
         match change:
