@@ -114,18 +114,18 @@ async def live(folder: Path, command: dict[str, Any]) -> None:
 
 
 async def finish(folder: Path, command: dict[str, Any]) -> None:
-    """Execute until all runs of these events have ended."""
+    """Execute until all runs have ended: those of these events, and of events that were stored and not acknowledged."""
     client = make_client(Lines(folder / "effects"))
     async with embedded(client, folder):
         for event_id in command["events"]:
             event = await client.get_event(event_id)
             assert event is not None, f"event {event_id} was acknowledged, and is lost"
-            for run in event.runs:
-                ended = await client.wait_for_run(run.id, timeout=END_SECONDS_MAX)
-                if ended.error is not None and ended.error.name == "Poisoned":
-                    # Killed five times in a row before it got anywhere: taken for the culprit, as documented.
-                    await client.continue_run(run.id)
-                    await client.wait_for_run(run.id, timeout=END_SECONDS_MAX)
+        for run in [run async for run in client.iter_runs()]:
+            ended = await client.wait_for_run(run.id, timeout=END_SECONDS_MAX)
+            if ended.error is not None and ended.error.name == "Poisoned":
+                # Killed five times in a row before it got anywhere: taken for the culprit, as documented.
+                await client.continue_run(run.id)
+                await client.wait_for_run(run.id, timeout=END_SECONDS_MAX)
 
 
 async def crash(folder: Path, command: dict[str, Any]) -> None:
