@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
 import msgspec
-from msgspec.structs import replace
 
 from perdure.engine.store import Applied, Effect, MoveRun, RecordTasks, Refused, ResolveTask, RunRow
 from perdure.errors import InternalError
 from perdure.schema.effects import EventWait
-from perdure.schema.execution import PLATFORM_ROW, TaskRecord
+from perdure.schema.execution import PLATFORM_ROW
 from perdure.schema.runs import RunStatus, TaskStatus
+from perdure.store.repeats import is_stored, latest, overtaken, repeated_moves
 
 from . import resolving, rows, waiting
 from .rows import Found, columns, encode
@@ -63,7 +63,7 @@ async def move(db: Statements, moves: list[tuple[int, MoveRun]], apply_effects: 
             continue
         made = change
         if made.wakes_seen is not None and made.wakes_seen != run.wakes:
-            made = _overtaken(made)
+            made = overtaken(made)
         run.status = made.status
         wave = depth[run_id] = depth.get(run_id, -1) + 1
         if wave == len(waves):
@@ -80,16 +80,8 @@ async def move(db: Statements, moves: list[tuple[int, MoveRun]], apply_effects: 
     found: Found = [*applied.items()]
     if strays:
         stored = await _runs_of(db, strays)
-        found += _refuse(strays, stored, _repeated_moves(strays, stored))
+        found += _refuse(strays, stored, repeated_moves(strays, stored))
     return found
-
-
-def _overtaken(move: MoveRun) -> MoveRun:
-    """A task of the run was resolved while its execution, which didn't know, suspended: it goes on at once."""
-    assert move.otherwise is not None
-    return replace(
-        move, status=move.otherwise, wake_at=None, open_waits=0, resume_at=None, waits=(), reason=None
-    )
 
 
 async def _write(
@@ -195,46 +187,6 @@ def _refuse(
     return [(n, repeats.get(n) or Refused(run=runs.get(change.run_id))) for n, change in strays]
 
 
-def _repeated_moves(moves: list[tuple[int, MoveRun]], runs: dict[str, RunRow]) -> dict[int, Applied]:
-    """Moves that left a run exactly as it is now, and those which another of these then went on from."""
-    repeats: dict[int, Applied] = {}
-    reached: dict[str, MoveRun] = {}  # the earliest repeat known of a run
-    for n, change in reversed(moves):
-        run, later = runs.get(change.run_id), reached.get(change.run_id)
-        for made in [change] if change.wakes_seen is None else [change, _overtaken(change)]:
-            if run is not None and (_is_result(run, made) or (later is not None and _is_before(made, later))):
-                reached[change.run_id] = made
-                repeats[n] = Applied(overtaken=made is not change)
-                break
-    return repeats
-
-
-def _is_result(run: RunRow, move: MoveRun) -> bool:
-    priority = run.priority if move.priority is None else move.priority
-    failures = run.failures if move.failures is None else move.failures
-    return run == replace(
-        run,
-        status=move.status,
-        execution=move.execution,
-        crashes=move.crashes,
-        wake_at=move.wake_at,
-        completed_at=move.completed_at,
-        output=move.output,
-        types=move.types,
-        error=move.error,
-        reason=move.reason,
-        failed_tasks=move.failed_tasks,
-        priority=priority,
-        failures=failures,
-        open_waits=move.open_waits,
-        resume_at=move.resume_at,
-    )
-
-
-def _is_before(move: MoveRun, later: MoveRun) -> bool:
-    return (move.status, move.execution) == (later.expected, later.execution)
-
-
 async def _repeated_records(
     db: Statements, records: list[tuple[int, RecordTasks]], runs: dict[str, RunRow]
 ) -> dict[int, Applied]:
@@ -255,19 +207,6 @@ async def _repeated_records(
     return {
         n: Applied()
         for n, change in candidates
-        if all(_is_stored(task, tasks.get((change.run_id, task.id))) for task in _latest(change.tasks))
+        if all(is_stored(task, tasks.get((change.run_id, task.id))) for task in latest(change.tasks))
         and all((change.run_id, log.id) in logs for log in change.logs)
     }
-
-
-def _latest(tasks: Sequence[TaskRecord]) -> Iterable[TaskRecord]:
-    return {task.id: task for task in tasks}.values()
-
-
-def _is_stored(task: TaskRecord, stored: TaskRecord | None) -> bool:
-    if stored is None:
-        return False
-    if task.output is None:  # the stored one was kept
-        stored = replace(stored, output=None, types=None)
-        task = replace(task, types=None)
-    return replace(stored, omitted=False) == replace(task, omitted=False)
